@@ -1,0 +1,1 @@
+"""The data path, one module per stage in the order in which data flows."""

@@ -1,0 +1,1 @@
+"""One plain training loop per kind of network, usable without Ray."""

@@ -1,0 +1,1 @@
+"""ONNX export, engine build, engine cache and runtime: the only importer of tensorrt."""
