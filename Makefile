@@ -1,0 +1,37 @@
+# Every target does its own set-up and needs Python 3.11 or 3.12, bash and make, nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+export PYTHON
+
+.PHONY: help setup demo test check pack lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make .venv with the pinned packages; does nothing when it is up to date
+	@.ci/setup
+
+demo: setup ## edit 320 portraits through a local Ray and say where the report is
+	@$(PY) jobs/demo.py $(DEMO)
+
+test: setup check ## run the checks, then every test that needs no GPU
+	@$(PY) -m pytest $(TESTS)
+
+check: setup ## ruff, mypy and the length of the files
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -m pytest --quiet --no-header tests/house/test_tree.py -k length
+
+pack: setup ## retrain every network of packs/portraits64 from nothing (hours on a CPU)
+	@$(PY) jobs/train_pack.py $(PACK)
+
+lock: setup ## write constraints.txt anew from what pyproject.toml asks for and .venv holds
+	@$(PY) -m uv pip freeze --exclude-editable --python $(PY) > .venv/frozen.txt
+	@$(PY) -m uv pip compile pyproject.toml --quiet --extra test --extra s3 --constraint .venv/frozen.txt --no-annotate --no-header --output-file .venv/constraints.txt
+	@{ head -n 1 constraints.txt; cat .venv/constraints.txt; } > .venv/new.txt && cp .venv/new.txt constraints.txt
+
+clean: ## remove what the demo and the tools left behind; keeps .venv
+	@rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
