@@ -1,0 +1,119 @@
+"""What to change: an instruction is a source text, a target text and a strength."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import fsspec
+import yaml
+
+NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9_-]*$")
+# Output shards already use these member names for something else (KEY.aligned.png, KEY.edits.json ...).
+RESERVED_NAMES = frozenset({"aligned", "edits", "inversion", "latents", "original", "quarantine"})
+MAX_STRENGTH = 10.0
+
+
+class InstructionError(ValueError):
+    """An instruction, or the file that lists them, is wrong; the message says where and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """Say what to change: from `source` to `target`, scaled by `strength` (1 is the trained edit, 0 nothing, -1 the reverse).
+
+    `name` goes into the names of output members. `expects` maps attribute names of the attribute classifier to the answer that shows
+    success, for example `{"smile": True}`; empty means that success cannot be judged. Raises InstructionError.
+    """
+
+    name: str
+    source: str
+    target: str
+    strength: float = 1.0
+    expects: Mapping[str, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_text(self.name, "source", self.source)
+        _check_text(self.name, "target", self.target)
+        if self.source.strip() == self.target.strip():
+            raise InstructionError(f"instruction {self.name!r}: source and target are both {self.source!r}, so there is nothing to change")
+        _check_strength(self.name, self.strength)
+        _check_expects(self.name, self.expects)
+
+
+FIELDS = tuple(f.name for f in fields(Instruction))
+REQUIRED = ("name", "source", "target")
+
+
+def load_instructions(path: str) -> tuple[Instruction, ...]:
+    """Read a YAML list of instructions from a path or fsspec URL, in order. Raises InstructionError."""
+    entries = _read_yaml(path)
+    if not isinstance(entries, list) or not entries:
+        found = "nothing" if not entries else f"a {type(entries).__name__}"
+        raise InstructionError(f"{path}: expected a YAML list of instructions ('- name: smile' ...), found {found}")
+    instructions: list[Instruction] = []
+    seen: dict[str, int] = {}
+    for position, entry in enumerate(entries, start=1):
+        instruction = _parse(f"{path}: entry {position}", entry)
+        if instruction.name in seen:
+            first = seen[instruction.name]
+            raise InstructionError(f"{path}: entry {position}: name {instruction.name!r} was used by entry {first}; give each its own name")
+        seen[instruction.name] = position
+        instructions.append(instruction)
+    return tuple(instructions)
+
+
+def _read_yaml(path: str) -> object:
+    try:
+        with fsspec.open(str(path), "rb") as stream:
+            return yaml.safe_load(stream.read())
+    except FileNotFoundError:
+        raise InstructionError(f"{path}: no such file; --instructions takes a YAML list of instructions") from None
+    except IsADirectoryError:
+        raise InstructionError(f"{path}: is a folder; --instructions takes a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InstructionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _parse(where: str, entry: object) -> Instruction:
+    if not isinstance(entry, dict):
+        raise InstructionError(f"{where}: expected fields {', '.join(FIELDS)}, found {entry!r}")
+    for key in entry:
+        if key not in FIELDS:
+            nearest = difflib.get_close_matches(str(key), FIELDS, n=1, cutoff=0.0)[0]
+            raise InstructionError(f"{where}: unknown field {key!r}; did you mean {nearest!r}? Fields: {', '.join(FIELDS)}")
+    missing = [name for name in REQUIRED if name not in entry]
+    if missing:
+        raise InstructionError(f"{where}: missing field {missing[0]!r}; every instruction needs {', '.join(REQUIRED)}")
+    try:
+        return Instruction(**entry)
+    except InstructionError as error:
+        raise InstructionError(f"{where}: {error}") from None
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not NAME_PATTERN.match(name):
+        raise InstructionError(f"instruction name {name!r}: expected lower-case letters, digits, '_' and '-', starting with a letter or digit")
+    if name in RESERVED_NAMES:
+        raise InstructionError(f"instruction name {name!r} is used for another output member; choose a name other than {sorted(RESERVED_NAMES)}")
+
+
+def _check_text(name: str, which: str, text: object) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise InstructionError(f"instruction {name!r}: {which} must be a text that is not empty, found {text!r}")
+
+
+def _check_strength(name: str, strength: object) -> None:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not number or not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:  # type: ignore[arg-type]
+        raise InstructionError(f"instruction {name!r}: strength must be a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}, found {strength!r}")
+
+
+def _check_expects(name: str, expects: object) -> None:
+    good = isinstance(expects, Mapping) and all(isinstance(k, str) and isinstance(v, bool) for k, v in expects.items())
+    if not good:
+        raise InstructionError(f"instruction {name!r}: expects must map attribute names to true or false, found {expects!r}")

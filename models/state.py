@@ -1,0 +1,79 @@
+"""The generator state: the one object that inverters make, editors change and generators render.
+
+Shape legend: B batch, L latent slots (2*log2(size) - 2), D style width, O/I output/input channels of a convolution, k kernel width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+Offsets = Mapping[int, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratorState:
+    """Hold the latents and the multiplicative weight offsets that a generator needs to make a batch of images.
+
+    `latents_BLD` is W+. `offsets[i]` has shape (B or 1, O, I, k, k) with k 1 or 3 and applies to the convolution of output index i
+    (conv1, toRGB, then conv, conv, toRGB per resolution): `theta_hat = theta * (1 + offset)`. `domain` names the generator; the empty
+    string is the pack's own. Raises ValueError when the shapes disagree.
+    """
+
+    latents_BLD: Tensor
+    offsets: Offsets = field(default_factory=dict)
+    domain: str = ""
+
+    def __post_init__(self) -> None:
+        if self.latents_BLD.ndim != 3:
+            raise ValueError(f"generator state: latents must have shape (B, L, D), found {tuple(self.latents_BLD.shape)}")
+        for index, offset in self.offsets.items():
+            _check_offset(index, offset, batch=len(self))
+
+    def __len__(self) -> int:
+        return int(self.latents_BLD.shape[0])
+
+    def scaled(self, strength: float) -> GeneratorState:
+        """Return the state with every offset multiplied by `strength`: 0 removes the edit, 1 keeps it, -1 turns it round."""
+        return replace(self, offsets=scale_offsets(self.offsets, strength))
+
+    def composed(self, other: GeneratorState) -> GeneratorState:
+        """Return `other` applied after this state: offsets multiply up, the later latents win, so does the later domain if it has one."""
+        if len(self) != len(other):
+            raise ValueError(f"cannot compose a state of {len(self)} images with one of {len(other)}: the batches must be equal")
+        return GeneratorState(
+            latents_BLD=other.latents_BLD, offsets=compose_offsets(self.offsets, other.offsets), domain=other.domain or self.domain
+        )
+
+    def slice(self, start: int, stop: int) -> GeneratorState:
+        """Return images `start` to `stop` (exclusive) of the batch; an offset shared by the whole batch stays shared."""
+        offsets = {i: o if o.shape[0] == 1 else o[start:stop] for i, o in self.offsets.items()}
+        return replace(self, latents_BLD=self.latents_BLD[start:stop], offsets=offsets)
+
+    def to(self, device: torch.device | str) -> GeneratorState:
+        """Return the state on another device."""
+        return replace(self, latents_BLD=self.latents_BLD.to(device), offsets={i: o.to(device) for i, o in self.offsets.items()})
+
+
+def scale_offsets(offsets: Offsets, strength: float) -> dict[int, Tensor]:
+    """Multiply every offset by `strength`."""
+    return {index: offset * strength for index, offset in offsets.items()}
+
+
+def compose_offsets(first: Offsets, second: Offsets) -> dict[int, Tensor]:
+    """Chain two sets of offsets exactly: `(1 + a)(1 + b) - 1` where both exist, the one that exists elsewhere."""
+    composed = dict(first)
+    for index, b in second.items():
+        a = composed.get(index)
+        composed[index] = b if a is None else a + b + a * b
+    return composed
+
+
+def _check_offset(index: int, offset: Tensor, *, batch: int) -> None:
+    if offset.ndim != 5 or offset.shape[0] not in (1, batch) or tuple(offset.shape[3:]) not in ((1, 1), (3, 3)):
+        raise ValueError(
+            f"generator state: offset {index} must have shape ({batch} or 1, out, in, k, k) with k 1 or 3, found {tuple(offset.shape)}"
+        )

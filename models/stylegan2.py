@@ -1,0 +1,305 @@
+"""StyleGAN2 generator in the key layout of the released checkpoints, with fixed noise and weight offsets.
+
+Shape legend: B batch, L latent slots, D style width, O/I output/input channels, k kernel width, H/W picture rows/columns.
+Source: StyleGAN2; offsets as in HyperStyle eq. 4-5: `theta_hat = theta * (1 + offset)`, demodulated after the offset.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import EqualLinear, blur_kernel
+from models.state import GeneratorState, Offsets
+
+GAIN = math.sqrt(2)
+EPSILON = 1e-8
+Noise = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Describe one convolution of the synthesis network; `index` is its output index and `latent` the slot that styles it."""
+
+    index: int
+    kind: Literal["conv", "rgb"]
+    in_channels: int
+    out_channels: int
+    kernel: int
+    latent: int
+    resolution: int
+    upsample: bool
+
+
+def default_channels(size: int) -> dict[int, int]:
+    """Return the released width per resolution: 512 up to 64 px, then halved at each step (32 at 1024 px)."""
+    return {2**n: min(512, 2 ** (15 - n)) for n in range(2, int(math.log2(size)) + 1)}
+
+
+def layer_table(size: int, channels: Mapping[int, int]) -> tuple[Layer, ...]:
+    """List the convolutions of a generator in output order: conv1, toRGB, then conv (up), conv, toRGB per resolution."""
+    layers: list[Layer] = []
+
+    def add(kind: Literal["conv", "rgb"], c_in: int, c_out: int, slot: int, resolution: int, up: bool) -> None:
+        kernel = 3 if kind == "conv" else 1
+        layers.append(
+            Layer(index=len(layers), kind=kind, in_channels=c_in, out_channels=c_out, kernel=kernel, latent=slot, resolution=resolution, upsample=up)
+        )
+
+    add("conv", channels[4], channels[4], 0, 4, False)
+    add("rgb", channels[4], 3, 1, 4, False)
+    for step in range(int(math.log2(size)) - 2):
+        resolution = 8 * 2**step
+        c_in, c_out = channels[resolution // 2], channels[resolution]
+        add("conv", c_in, c_out, 2 * step + 1, resolution, True)
+        add("conv", c_out, c_out, 2 * step + 2, resolution, False)
+        add("rgb", c_out, 3, 2 * step + 3, resolution, False)
+    return tuple(layers)
+
+
+def check_channels(size: int, channels: Mapping[int, int] | None) -> dict[int, int]:
+    """Return widths with integer keys for every resolution up to `size`. Raises ValueError for a bad size or a missing width."""
+    if size < 8 or size & (size - 1):
+        raise ValueError(f"generator size must be a power of two from 8 up, found {size}")
+    widths = default_channels(size) if channels is None else {int(k): int(v) for k, v in channels.items()}
+    needed = [2**n for n in range(2, int(math.log2(size)) + 1)]
+    missing = [resolution for resolution in needed if resolution not in widths]
+    if missing:
+        raise ValueError(f"generator channels lack a width for resolution {missing[0]}; a {size} px generator needs {needed}")
+    return {resolution: widths[resolution] for resolution in needed}
+
+
+class ModulatedConv(nn.Module):
+    """Convolve with weights scaled per sample by a style and, except for toRGB, demodulated."""
+
+    def __init__(self, layer: Layer, style_dim: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.demodulate = layer.kind == "conv"
+        shape = (1, layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
+        self.weight = nn.Parameter(torch.randn(shape))
+        self.scale = 1 / math.sqrt(layer.in_channels * layer.kernel**2)
+        self.modulation = EqualLinear(style_dim, layer.in_channels, bias_init=1.0)
+        if layer.upsample:
+            self.blur = Resample(gain=4.0)
+
+    def forward(self, x_BIHW: Tensor, w_BD: Tensor, offset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the convolution and the demodulation (B, O) that the caller must multiply in (None for toRGB).
+
+        The style scales the activations instead of the weights, which is exact and needs no per-sample kernels; only an offset that
+        differs between samples brings those back.
+        """
+        style_BI = self.modulation(w_BD) * self.scale
+        x_BIHW = x_BIHW * style_BI[:, :, None, None]
+        weight = self.weight if offset is None else self.weight * (1 + self._checked(offset, batch=x_BIHW.shape[0]))
+        y = self._convolve(x_BIHW, weight[0]) if weight.shape[0] == 1 else self._convolve_each(x_BIHW, weight)
+        return y, self._demodulation(style_BI, weight) if self.demodulate else None
+
+    def _demodulation(self, style_BI: Tensor, weight: Tensor) -> Tensor:
+        power_OI = weight.square().sum(dim=(3, 4))
+        if power_OI.shape[0] == 1:
+            return (style_BI.square() @ power_OI[0].T + EPSILON).rsqrt()
+        return (torch.bmm(power_OI, style_BI.square()[:, :, None])[:, :, 0] + EPSILON).rsqrt()
+
+    def _convolve(self, x_BIHW: Tensor, weight_OIkk: Tensor) -> Tensor:
+        if self.layer.upsample:
+            return self.blur(F.conv_transpose2d(x_BIHW, weight_OIkk.transpose(0, 1), stride=2), pad=(1, 1))
+        return F.conv2d(x_BIHW, weight_OIkk, padding=self.layer.kernel // 2)
+
+    def _convolve_each(self, x_BIHW: Tensor, weight_BOIkk: Tensor) -> Tensor:
+        batch, out, into, k, _ = weight_BOIkk.shape
+        flat = x_BIHW.reshape(1, batch * into, *x_BIHW.shape[2:])
+        if self.layer.upsample:
+            kernels = weight_BOIkk.transpose(1, 2).reshape(batch * into, out, k, k)
+            y = F.conv_transpose2d(flat, kernels, stride=2, groups=batch)
+            return self.blur(y.reshape(batch, out, *y.shape[2:]), pad=(1, 1))
+        y = F.conv2d(flat, weight_BOIkk.reshape(batch * out, into, k, k), padding=k // 2, groups=batch)
+        return y.reshape(batch, out, *y.shape[2:])
+
+    def _checked(self, offset: Tensor, *, batch: int) -> Tensor:
+        want = (self.layer.out_channels, self.layer.in_channels)
+        kernels = ((1, 1), (self.layer.kernel, self.layer.kernel))
+        if tuple(offset.shape[1:3]) != want or offset.shape[0] not in (1, batch) or tuple(offset.shape[3:]) not in kernels:
+            expected = f"({batch} or 1, {want[0]}, {want[1]}, k, k) with k 1 or {self.layer.kernel}"
+            raise ValueError(f"generator layer {self.layer.index}: offset must have shape {expected}, found {tuple(offset.shape)}")
+        return offset
+
+
+class Resample(nn.Module):
+    """Filter with the [1, 3, 3, 1] kernel; `gain` is the sum of its taps (4 when the picture was spread by zeros, 1 otherwise)."""
+
+    kernel: Tensor
+
+    def __init__(self, *, gain: float) -> None:
+        super().__init__()
+        self.register_buffer("kernel", blur_kernel() * gain)
+
+    def forward(self, x_BCHW: Tensor, *, pad: tuple[int, int]) -> Tensor:
+        """Blur, keeping the picture's size apart from `pad` rows and columns (before, after) minus the 3 that the kernel eats."""
+        before, after = pad
+        kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
+        if before == after:
+            return F.conv2d(x_BCHW, kernel, padding=before, groups=x_BCHW.shape[1])
+        return F.conv2d(F.pad(x_BCHW, (before, after, before, after)), kernel, groups=x_BCHW.shape[1])
+
+    def double(self, x_BCHW: Tensor) -> Tensor:
+        """Enlarge twice: zero insertion and blur in one transposed convolution (the kernel is symmetric)."""
+        kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
+        return F.conv_transpose2d(x_BCHW, kernel, stride=2, padding=1, groups=x_BCHW.shape[1])
+
+
+class _NoiseStrength(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class _Bias(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+
+class _Constant(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+class StyledConv(nn.Module):
+    """Run a modulated convolution, add noise and bias, and apply the leaky ReLU."""
+
+    def __init__(self, layer: Layer, style_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(layer, style_dim)
+        self.noise = _NoiseStrength()
+        self.activate = _Bias(layer.out_channels)
+
+    def forward(self, x_BIHW: Tensor, w_BD: Tensor, noise: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Return (B, O, H, W); `noise` has shape (1 or B, 1, H, W)."""
+        y, demodulation = self.conv(x_BIHW, w_BD, offset)
+        assert demodulation is not None
+        # leaky(y) * gain = leaky(y * gain): the gain rides on factors that are multiplied in anyway.
+        shift = (self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN
+        return F.leaky_relu_(torch.addcmul(shift, y, (demodulation * GAIN)[:, :, None, None]), 0.2)
+
+
+class ToRGB(nn.Module):
+    """Project features to RGB and add the enlarged picture of the resolution below."""
+
+    def __init__(self, layer: Layer, style_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(layer, style_dim)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        if layer.resolution > 4:
+            self.upsample = Resample(gain=4.0)
+
+    def forward(self, x_BIHW: Tensor, w_BD: Tensor, skip: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+        """Return an RGB picture (B, 3, H, W)."""
+        y = self.conv(x_BIHW, w_BD, offset)[0] + self.bias
+        return y if skip is None else y + self.upsample.double(skip)
+
+
+class _PixelNorm(nn.Module):
+    def forward(self, z_BD: Tensor) -> Tensor:
+        return z_BD * (z_BD.square().mean(dim=1, keepdim=True) + EPSILON).rsqrt()
+
+
+class _Noises(nn.Module):
+    def __init__(self, resolutions: Sequence[int]) -> None:
+        super().__init__()
+        for number, resolution in enumerate(resolutions):
+            self.register_buffer(f"noise_{number}", torch.randn(1, 1, resolution, resolution))
+
+
+class Generator(nn.Module):
+    """Make images from a generator state.
+
+    `channels` maps each resolution from 4 to `size` to its width; None is the released widths. The stored noise is always used, so the
+    same state gives the same image. Raises ValueError for a size that is not a power of two or for a missing width.
+    """
+
+    def __init__(self, size: int = 1024, style_dim: int = 512, n_mlp: int = 8, *, channels: Mapping[int, int] | None = None) -> None:
+        super().__init__()
+        self.size = size
+        self.style_dim = style_dim
+        self.channels = check_channels(size, channels)
+        self.layers = layer_table(size, self.channels)
+        self.n_latents = 2 * int(math.log2(size)) - 2
+        self.style = nn.Sequential(_PixelNorm(), *(EqualLinear(style_dim, style_dim, lr_mul=0.01, activate=True) for _ in range(n_mlp)))
+        self.input = _Constant(self.channels[4])
+        convs = [layer for layer in self.layers if layer.kind == "conv"]
+        rgbs = [layer for layer in self.layers if layer.kind == "rgb"]
+        self.conv1 = StyledConv(convs[0], style_dim)
+        self.to_rgb1 = ToRGB(rgbs[0], style_dim)
+        self.convs = nn.ModuleList(StyledConv(layer, style_dim) for layer in convs[1:])
+        self.to_rgbs = nn.ModuleList(ToRGB(layer, style_dim) for layer in rgbs[1:])
+        self.noises = _Noises([layer.resolution for layer in convs])
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> Self:
+        """Build from the constructor arguments that a pack stores."""
+        return cls(**config)  # type: ignore[arg-type]
+
+    def mapping(self, z_BD: Tensor) -> Tensor:
+        """Map normal noise z to w, both (B, D)."""
+        return self.style(z_BD)
+
+    @torch.no_grad()
+    def mean_latent(self, n: int = 10_000, *, seed: int = 0) -> Tensor:
+        """Return the mean w (D,) over `n` seeded draws of z."""
+        weight = self.conv1.conv.weight
+        z = torch.randn(n, self.style_dim, generator=torch.Generator().manual_seed(seed))
+        return torch.cat([self.mapping(part.to(weight)) for part in z.split(4096)]).mean(dim=0)
+
+    def repeat(self, w_BD: Tensor) -> Tensor:
+        """Use one w in every slot: (B, D) -> (B, L, D)."""
+        return w_BD[:, None].expand(-1, self.n_latents, -1)
+
+    def forward(self, state: GeneratorState) -> Tensor:
+        """Return the images of a state, RGB about [-1, 1], (B, 3, size, size)."""
+        return self.synthesis(state.latents_BLD, state.offsets)
+
+    def synthesis(self, latents_BLD: Tensor, offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
+        """Return images (B, 3, size, size) of W+ latents under `offsets`.
+
+        `noise` overrides the stored noise of single convolutions: one entry per non-toRGB layer, (1 or B, 1, H, W), None keeps the
+        stored one. Raises ValueError when latents, offsets or noise do not fit this generator.
+        """
+        offsets = offsets or {}
+        self._check(latents_BLD, offsets)
+        noises = self._noises(noise)
+        x = self.input.input.expand(latents_BLD.shape[0], -1, -1, -1)
+        skip: Tensor | None = None
+        modules = iter((self.conv1, *self.convs))
+        projections = iter((self.to_rgb1, *self.to_rgbs))
+        for layer in self.layers:
+            w_BD, offset = latents_BLD[:, layer.latent], offsets.get(layer.index)
+            if layer.kind == "conv":
+                x = next(modules)(x, w_BD, next(noises), offset)
+            else:
+                skip = next(projections)(x, w_BD, skip, offset)
+        assert skip is not None
+        return skip
+
+    def _noises(self, given: Noise | None) -> Iterator[Tensor]:
+        stored = list(self.noises.buffers())
+        if given is None:
+            return iter(stored)
+        if len(given) != len(stored):
+            raise ValueError(f"generator noise: expected {len(stored)} entries, one per convolution, found {len(given)}")
+        return iter([s if g is None else g for s, g in zip(stored, given, strict=True)])
+
+    def _check(self, latents_BLD: Tensor, offsets: Offsets) -> None:
+        if latents_BLD.ndim != 3 or latents_BLD.shape[1:] != (self.n_latents, self.style_dim):
+            expected = f"(B, {self.n_latents}, {self.style_dim})"
+            raise ValueError(f"{self.size} px generator: latents must have shape {expected}, found {tuple(latents_BLD.shape)}")
+        unknown = [index for index in offsets if not 0 <= index < len(self.layers)]
+        if unknown:
+            raise ValueError(f"{self.size} px generator: offset {unknown[0]} has no layer; output indices run from 0 to {len(self.layers) - 1}")
