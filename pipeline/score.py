@@ -1,0 +1,205 @@
+"""Scores of an edit: what changed, what was kept, and whether it is what the instruction asked for.
+
+Shape legend: B batch, C/H/W channels, height, width, E embedding, A attributes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from models.instruction import Instruction
+from models.pack import Pack
+from pipeline.attributes import AttributeJudge, AttributeVerdict, reads_reliably
+from pipeline.frechet import Moments
+from pipeline.perceptual import PerceptualDistance, PerceptualFeatures
+
+MAX_PSNR_DB = 100.0  # equal images have infinite PSNR, which neither JSON nor a mean can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditScores:
+    """Hold the scores of one edited image; the image before is the aligned input, for `*_inversion` it is the inversion.
+
+    `psnr` in dB (at most 100); `ssim` at most 1; `lpips` from 0 (equal) up; `identity` cosine similarity in [-1, 1]; `clip_score` 100 x
+    cosine of image and target text (torchmetrics' CLIPScore convention, negative values kept); `clip_directional` cosine of image
+    change and text change (HyperEditor eq. 4; differs: from the aligned input, which is what the user sees; `clip_directional_inversion`
+    is eq. 4 as printed). `success` says whether all that the instruction expects holds, None when it expects nothing. `flips` names the
+    attributes that changed unasked and `collateral` counts them; where `attributes_reliable` is False the instruction asks for a style
+    that the classifiers never learnt to read attributes and identities in.
+    """
+
+    psnr: float
+    ssim: float
+    lpips: float
+    psnr_inversion: float
+    lpips_inversion: float
+    identity: float
+    same_person: bool
+    clip_score: float
+    clip_directional: float
+    clip_directional_inversion: float
+    success: bool | None
+    collateral: int
+    flips: tuple[str, ...]
+    attributes_reliable: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFeatures:
+    """Hold one batch of images with all that the scores need to know of them."""
+
+    unit_BCHW: Tensor  # in [0, 1]
+    perceptual: PerceptualFeatures
+    clip_BE: Tensor
+
+    def __len__(self) -> int:
+        return int(self.unit_BCHW.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceFeatures:
+    """Hold what is computed once per batch of source pictures and used for every instruction."""
+
+    aligned: ImageFeatures
+    inversion: ImageFeatures
+    identity_BE: Tensor
+    probabilities_BA: Tensor
+
+
+class Scorer:
+    """Score edits with the perception networks of a pack and LPIPS; deterministic for given batches and thread count.
+
+    `features` names the features that LPIPS and the Frechet moments rest on: write it beside every number.
+    """
+
+    def __init__(self, pack: Pack, *, device: str | torch.device = "cpu", allow_lpips_download: bool = False) -> None:
+        self.clip, self.identity, self.attributes = pack.clip(), pack.identity(), pack.attributes()
+        self.same_person_threshold = float(pack.info.networks["identity"].numbers["threshold_far1"])
+        self.judge = AttributeJudge(names=self.attributes.names, groups=self.attributes.groups)
+        self.perceptual = PerceptualDistance(device=device, allow_download=allow_lpips_download)
+        self.features: Mapping[str, str] = {
+            "lpips": self.perceptual.description,
+            "frechet": f"image embedding of the pack's CLIP, not normalised (pack {pack.sha256[:12]})",
+        }
+        self._text_E: dict[str, Tensor] = {}
+
+    def check(self, instructions: Iterable[Instruction]) -> None:
+        """Raise ValueError when an instruction expects an attribute that the pack's classifier does not know."""
+        for instruction in instructions:
+            for name in instruction.expects:
+                if name not in self.attributes.names:
+                    nearest = difflib.get_close_matches(name, self.attributes.names, n=1, cutoff=0.0)[0]
+                    raise ValueError(
+                        f"instruction {instruction.name!r}: expects the attribute {name!r}, which this pack's classifier does not know; "
+                        f"did you mean {nearest!r}? It knows: {', '.join(self.attributes.names)}"
+                    )
+
+    @torch.no_grad()
+    def source(self, aligned_BCHW: Tensor, inversion_BCHW: Tensor, *, moments: Moments | None = None) -> SourceFeatures:
+        """Prepare a batch of aligned inputs and their inversions (RGB in [-1, 1]); add the inputs to `moments`."""
+        aligned = self._look(aligned_BCHW)
+        if moments is not None:
+            moments.update(aligned.clip_BE)
+        return SourceFeatures(
+            aligned=aligned,
+            inversion=self._look(inversion_BCHW),
+            identity_BE=self.identity(_clamped(aligned_BCHW)),
+            probabilities_BA=self.attributes.probabilities(_clamped(aligned_BCHW)),
+        )
+
+    @torch.no_grad()
+    def edit(
+        self, source: SourceFeatures, edited_BCHW: Tensor, instruction: Instruction, *, moments: Moments | None = None
+    ) -> list[EditScores]:
+        """Score a batch of edited images (RGB in [-1, 1]) against their sources, in order; add the edits to `moments`."""
+        if len(source.aligned) != edited_BCHW.shape[0]:
+            raise ValueError(f"{instruction.name}: {edited_BCHW.shape[0]} edited images for {len(source.aligned)} sources")
+        self.check([instruction])
+        edited = self._look(edited_BCHW)
+        if moments is not None:
+            moments.update(edited.clip_BE)
+        columns = self._image_scores(source, edited) | self._text_scores(source, edited, instruction)
+        columns["identity"] = (source.identity_BE * self.identity(_clamped(edited_BCHW))).sum(dim=-1)
+        numbers = {name: values.double().cpu().tolist() for name, values in columns.items()}
+        after = self.attributes.probabilities(_clamped(edited_BCHW)).double().cpu().tolist()
+        before = source.probabilities_BA.double().cpu().tolist()
+        verdicts = [self.judge.verdict(old, new, instruction.expects) for old, new in zip(before, after, strict=True)]
+        rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
+        return [self._row(row, verdict, instruction) for row, verdict in zip(rows, verdicts, strict=True)]
+
+    def _row(self, number: Mapping[str, float], verdict: AttributeVerdict, instruction: Instruction) -> EditScores:
+        return EditScores(
+            psnr=number["psnr"],
+            ssim=number["ssim"],
+            lpips=number["lpips"],
+            psnr_inversion=number["psnr_inversion"],
+            lpips_inversion=number["lpips_inversion"],
+            identity=number["identity"],
+            same_person=number["identity"] >= self.same_person_threshold,
+            clip_score=number["clip_score"],
+            clip_directional=number["clip_directional"],
+            clip_directional_inversion=number["clip_directional_inversion"],
+            success=verdict.success,
+            collateral=len(verdict.flips),
+            flips=verdict.flips,
+            attributes_reliable=reads_reliably(instruction.expects),
+        )
+
+    def _look(self, image_BCHW: Tensor) -> ImageFeatures:
+        image_BCHW = _clamped(image_BCHW)
+        return ImageFeatures(
+            unit_BCHW=(image_BCHW + 1) / 2, perceptual=self.perceptual.features(image_BCHW), clip_BE=self.clip.embed_images(image_BCHW)
+        )
+
+    def _image_scores(self, source: SourceFeatures, edited: ImageFeatures) -> dict[str, Tensor]:
+        aligned, inversion = source.aligned, source.inversion
+        return {
+            "psnr": _psnr(edited.unit_BCHW, aligned.unit_BCHW),
+            "ssim": _ssim(edited.unit_BCHW, aligned.unit_BCHW),
+            "lpips": self.perceptual.distance(aligned.perceptual, edited.perceptual),
+            "psnr_inversion": _psnr(edited.unit_BCHW, inversion.unit_BCHW),
+            "lpips_inversion": self.perceptual.distance(inversion.perceptual, edited.perceptual),
+        }
+
+    def _text_scores(self, source: SourceFeatures, edited: ImageFeatures, instruction: Instruction) -> dict[str, Tensor]:
+        target_E = self._embed(instruction.target)
+        change_E = target_E - self._embed(instruction.source)
+        return {
+            "clip_score": 100 * F.cosine_similarity(edited.clip_BE, target_E[None]),
+            "clip_directional": _directional(source.aligned.clip_BE, edited.clip_BE, change_E),
+            "clip_directional_inversion": _directional(source.inversion.clip_BE, edited.clip_BE, change_E),
+        }
+
+    def _embed(self, text: str) -> Tensor:
+        if text not in self._text_E:
+            self._text_E[text] = self.clip.embed_texts([text])[0]
+        return self._text_E[text]
+
+
+def _clamped(image_BCHW: Tensor) -> Tensor:
+    """Return the image as it is written: a generator may leave [-1, 1], a PNG cannot."""
+    return image_BCHW.clamp(-1, 1)
+
+
+def _psnr(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+    ratio_B = peak_signal_noise_ratio(a_BCHW, b_BCHW, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return ratio_B.clamp(max=MAX_PSNR_DB)
+
+
+def _ssim(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+    ssim_B = structural_similarity_index_measure(a_BCHW, b_BCHW, data_range=1.0, reduction="none")
+    assert isinstance(ssim_B, Tensor)  # a tuple comes only when the map of every pixel is asked for
+    return ssim_B
+
+
+def _directional(before_BE: Tensor, after_BE: Tensor, text_change_E: Tensor) -> Tensor:
+    """Return the cosine of image change and text change per image (HyperEditor eq. 4); 0 where the image did not change."""
+    change_BE = F.normalize(after_BE, dim=-1) - F.normalize(before_BE, dim=-1)
+    return F.cosine_similarity(change_BE, text_change_E[None], dim=-1)
