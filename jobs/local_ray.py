@@ -120,8 +120,8 @@ def stop_marked(mark: str) -> None:
 def local_ray(*, num_cpus: int | None = None) -> Iterator[LocalRay]:
     """Start a Ray head with a job server, yield how to reach it, and end everything it started, whatever happens inside.
 
-    The job server listens on 127.0.0.1 alone. Ray opens its other ports to the network, so they ask for a token that only this user can read
-    (Ray's metrics pages, which ask for nothing, excepted).
+    The job server listens on 127.0.0.1 alone. Ray opens its other ports to the network: they ask for a token that only this user can
+    read, except for the metrics pages, which ask for nothing.
     Raises RayStartError with Ray's own output when it does not come up.
     """
     mark = secrets.token_hex(8)
@@ -130,7 +130,7 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[LocalRay]:
     ray = LocalRay(job_address=f"http://127.0.0.1:{ports[1]}", address=f"127.0.0.1:{ports[0]}", env=_environment(folder, mark))
     options = [f"{name}={port}" for name, port in zip(GIVEN_PORTS, ports, strict=True)]
     options += [f"--num-cpus={num_cpus}"] if num_cpus is not None else []
-    options += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+    options += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"]
     log = folder / "head.log"
     try:
         with log.open("wb") as out:

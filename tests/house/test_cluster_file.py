@@ -49,7 +49,10 @@ def test_a_misspelt_field_is_refused(field: str) -> None:
         validate(config)
 
 
-@pytest.mark.parametrize(("node_type", "field"), [(name, field) for name in NODE_TYPES for field in sorted(CONFIG["available_node_types"][name])])
+NODE_FIELDS = [(name, field) for name in NODE_TYPES for field in sorted(CONFIG["available_node_types"][name])]
+
+
+@pytest.mark.parametrize(("node_type", "field"), NODE_FIELDS)
 def test_a_misspelt_field_of_a_node_type_is_refused(node_type: str, field: str) -> None:
     config = copy.deepcopy(CONFIG)
     misspell(config["available_node_types"][node_type], field)
