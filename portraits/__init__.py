@@ -1,6 +1,6 @@
 """The built-in portraits world: a procedural renderer whose every attribute, landmark and identity is known."""
 
-from portraits.captions import caption
+from portraits.captions import Caption, captions, true_of
 from portraits.landmarks import LANDMARK_NAMES, landmarks
 from portraits.parameters import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, IDENTITY_NAMES, STYLE_NAMES, Parameters, parameters_from_latent, sample_parameters
 from portraits.render import aligned_frame, render, render_aligned
@@ -13,7 +13,9 @@ __all__ = [
     "STYLE_NAMES",
     "Parameters",
     "aligned_frame",
-    "caption",
+    "Caption",
+    "captions",
+    "true_of",
     "landmarks",
     "parameters_from_latent",
     "render",

@@ -1,0 +1,101 @@
+"""CLIP behind two functions, embed pictures and embed texts, on open_clip's implementation.
+
+Any open_clip architecture works (`model` is its config); the pack's own is a few million parameters with CLIP's byte-pair encoding cut
+to its most frequent merges, since 49,408 embeddings would weigh more than all other networks of a small pack together.
+
+Shape legend: B pictures, N texts, E embedding, T templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_BYTES = 512  # 256 bytes and 256 bytes that end a word
+
+
+class ShortTokenizer(SimpleTokenizer):
+    """Tokenise with CLIP's byte-pair encoding cut to its first `merges` merges."""
+
+    def __init__(self, *, merges: int, context_length: int) -> None:
+        super().__init__(context_length=context_length)
+        words = sorted(self.encoder, key=lambda word: self.encoder[word])[: _BYTES + merges]
+        words += ["<start_of_text>", "<end_of_text>"]
+        self.encoder = {word: i for i, word in enumerate(words)}
+        self.decoder = {i: word for word, i in self.encoder.items()}
+        self.bpe_ranks = {pair: rank for pair, rank in self.bpe_ranks.items() if rank < merges}
+        self.vocab_size = len(self.encoder)
+        self.sot_token_id, self.eot_token_id = self.vocab_size - 2, self.vocab_size - 1
+        self.all_special_ids = [self.sot_token_id, self.eot_token_id]
+
+
+class ClipModel(nn.Module):
+    """Embed pictures (B, 3, H, W) in [-1, 1] and texts with one CLIP; embeddings are raw (not normalised)."""
+
+    def __init__(self, *, model: Mapping[str, object], templates: Sequence[str] = ("{}",), merges: int | None = None) -> None:
+        super().__init__()
+        text = dict(model["text_cfg"])  # type: ignore[call-overload]
+        self.context_length = int(text.setdefault("context_length", 77))
+        self.tokenizer: SimpleTokenizer = (
+            SimpleTokenizer(context_length=self.context_length)
+            if merges is None
+            else ShortTokenizer(merges=merges, context_length=self.context_length)
+        )
+        text["vocab_size"] = self.tokenizer.vocab_size
+        vision = dict(model["vision_cfg"])  # type: ignore[call-overload]
+        self.image_size = int(vision["image_size"])
+        self.templates = tuple(templates)
+        self.clip = CLIP(int(model["embed_dim"]), vision, text, quick_gelu=bool(model.get("quick_gelu", False)))  # type: ignore[call-overload]
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> Self:
+        """Build from the `config` of a pack entry."""
+        return cls(**config)  # type: ignore[arg-type]
+
+    def embed_images(self, image_BCHW: Tensor) -> Tensor:
+        """Return (B, E): pictures pooled to CLIP's size and normalised with its mean and deviation."""
+        size = (self.image_size, self.image_size)
+        if tuple(image_BCHW.shape[2:]) != size:
+            image_BCHW = F.adaptive_avg_pool2d(image_BCHW, size)
+        features: Tensor = self.clip.encode_image((image_BCHW * 0.5 + 0.5 - self.mean) / self.std)
+        return features.float()
+
+    def embed_tokens(self, tokens_NT: Tensor) -> Tensor:
+        """Return (N, E) of token rows, with gradients."""
+        features: Tensor = self.clip.encode_text(tokens_NT)
+        return features.float()
+
+    def tokens(self, text: str) -> int:
+        """Return how many tokens a text takes in the longest template; raise ValueError when it does not fit the context."""
+        count = max(len(self.tokenizer.encode(template.format(text))) for template in self.templates) + 2
+        if count > self.context_length:
+            raise ValueError(f"text {text!r}: found {count} tokens, expected at most {self.context_length}; use fewer words")
+        return count
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return token rows (N, context_length)."""
+        rows: Tensor = self.tokenizer(list(texts))
+        return rows.to(self.mean.device)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (N, E): the raw mean of each text's embeddings over the prompt templates (HyperEditor), cached per text.
+
+        Raises ValueError when a text is longer than the context.
+        """
+        for text in texts:
+            if text not in self._texts:
+                self.tokens(text)
+                self._texts[text] = self.embed_tokens(self.tokenize([template.format(text) for template in self.templates])).mean(0)
+        return torch.stack([self._texts[text] for text in texts]).to(self.mean.device)
