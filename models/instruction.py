@@ -97,9 +97,9 @@ def _parse(where: str, entry: object) -> Instruction:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not NAME_PATTERN.match(name):
-        raise InstructionError(f"instruction name {name!r}: expected lower-case letters, digits, '_' and '-', starting with a letter or digit")
+        raise InstructionError(f"instruction name {name!r}: expected lower-case letters, digits, '_', '-', first a letter or digit")
     if name in RESERVED_NAMES:
-        raise InstructionError(f"instruction name {name!r} is used for another output member; choose a name other than {sorted(RESERVED_NAMES)}")
+        raise InstructionError(f"instruction name {name!r} names another output member; avoid {sorted(RESERVED_NAMES)}")
 
 
 def _check_text(name: str, which: str, text: object) -> None:
@@ -110,7 +110,8 @@ def _check_text(name: str, which: str, text: object) -> None:
 def _check_strength(name: str, strength: object) -> None:
     number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
     if not number or not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:  # type: ignore[arg-type]
-        raise InstructionError(f"instruction {name!r}: strength must be a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}, found {strength!r}")
+        allowed = f"{-MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
+        raise InstructionError(f"instruction {name!r}: strength must be a number from {allowed}, found {strength!r}")
 
 
 def _check_expects(name: str, expects: object) -> None:

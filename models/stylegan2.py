@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import EqualLinear, blur_kernel
+from models.layers import EPSILON, EqualLinear, PixelNorm, Resample
 from models.state import GeneratorState, Offsets
 
 GAIN = math.sqrt(2)
-EPSILON = 1e-8
 Noise = Sequence[Tensor | None]
 
 
@@ -47,10 +46,8 @@ def layer_table(size: int, channels: Mapping[int, int]) -> tuple[Layer, ...]:
     layers: list[Layer] = []
 
     def add(kind: Literal["conv", "rgb"], c_in: int, c_out: int, slot: int, resolution: int, up: bool) -> None:
-        kernel = 3 if kind == "conv" else 1
-        layers.append(
-            Layer(index=len(layers), kind=kind, in_channels=c_in, out_channels=c_out, kernel=kernel, latent=slot, resolution=resolution, upsample=up)
-        )
+        width = {"in_channels": c_in, "out_channels": c_out, "kernel": 3 if kind == "conv" else 1}
+        layers.append(Layer(index=len(layers), kind=kind, latent=slot, resolution=resolution, upsample=up, **width))
 
     add("conv", channels[4], channels[4], 0, 4, False)
     add("rgb", channels[4], 3, 1, 4, False)
@@ -73,6 +70,31 @@ def check_channels(size: int, channels: Mapping[int, int] | None) -> dict[int, i
     if missing:
         raise ValueError(f"generator channels lack a width for resolution {missing[0]}; a {size} px generator needs {needed}")
     return {resolution: widths[resolution] for resolution in needed}
+
+
+def convolve(x_BIHW: Tensor, weight_OIkk: Tensor, *, up: bool) -> Tensor:
+    """Convolve with one kernel for the whole batch; `up` gives 2H + 1 rows by a transposed convolution."""
+    if up:
+        kernels = weight_OIkk.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        return F.conv_transpose2d(x_BIHW, kernels, stride=2)
+    return F.conv2d(x_BIHW, weight_OIkk, padding=weight_OIkk.shape[-1] // 2)
+
+
+def convolve_looped(x_BIHW: Tensor, weight_BOIkk: Tensor, *, up: bool) -> Tensor:
+    """Convolve every sample with its own kernel, one after the other: a third faster on a CPU than one grouped convolution."""
+    return torch.cat([convolve(x, weight, up=up) for x, weight in zip(x_BIHW.split(1), weight_BOIkk.unbind(0), strict=True)])
+
+
+def convolve_grouped(x_BIHW: Tensor, weight_BOIkk: Tensor, *, up: bool) -> Tensor:
+    """Convolve every sample with its own kernel in one grouped convolution: one launch on a GPU."""
+    batch, out, into, k, _ = weight_BOIkk.shape
+    flat = x_BIHW.reshape(1, batch * into, *x_BIHW.shape[2:])
+    if up:
+        kernels = weight_BOIkk.transpose(1, 2).reshape(batch * into, out, k, k)
+        y = F.conv_transpose2d(flat, kernels, stride=2, groups=batch)
+    else:
+        y = F.conv2d(flat, weight_BOIkk.reshape(batch * out, into, k, k), padding=k // 2, groups=batch)
+    return y.reshape(batch, out, *y.shape[2:])
 
 
 class ModulatedConv(nn.Module):
@@ -98,7 +120,14 @@ class ModulatedConv(nn.Module):
         style_BI = self.modulation(w_BD) * self.scale
         x_BIHW = x_BIHW * style_BI[:, :, None, None]
         weight = self.weight if offset is None else self.weight * (1 + self._checked(offset, batch=x_BIHW.shape[0]))
-        y = self._convolve(x_BIHW, weight[0]) if weight.shape[0] == 1 else self._convolve_each(x_BIHW, weight)
+        up = self.layer.upsample
+        if weight.shape[0] == 1:
+            y = convolve(x_BIHW, weight[0], up=up)
+        elif x_BIHW.device.type == "cpu":
+            y = convolve_looped(x_BIHW, weight, up=up)
+        else:
+            y = convolve_grouped(x_BIHW, weight, up=up)
+        y = self.blur(y, pad=1) if up else y
         return y, self._demodulation(style_BI, weight) if self.demodulate else None
 
     def _demodulation(self, style_BI: Tensor, weight: Tensor) -> Tensor:
@@ -107,21 +136,6 @@ class ModulatedConv(nn.Module):
             return (style_BI.square() @ power_OI[0].T + EPSILON).rsqrt()
         return (torch.bmm(power_OI, style_BI.square()[:, :, None])[:, :, 0] + EPSILON).rsqrt()
 
-    def _convolve(self, x_BIHW: Tensor, weight_OIkk: Tensor) -> Tensor:
-        if self.layer.upsample:
-            return self.blur(F.conv_transpose2d(x_BIHW, weight_OIkk.transpose(0, 1), stride=2), pad=(1, 1))
-        return F.conv2d(x_BIHW, weight_OIkk, padding=self.layer.kernel // 2)
-
-    def _convolve_each(self, x_BIHW: Tensor, weight_BOIkk: Tensor) -> Tensor:
-        batch, out, into, k, _ = weight_BOIkk.shape
-        flat = x_BIHW.reshape(1, batch * into, *x_BIHW.shape[2:])
-        if self.layer.upsample:
-            kernels = weight_BOIkk.transpose(1, 2).reshape(batch * into, out, k, k)
-            y = F.conv_transpose2d(flat, kernels, stride=2, groups=batch)
-            return self.blur(y.reshape(batch, out, *y.shape[2:]), pad=(1, 1))
-        y = F.conv2d(flat, weight_BOIkk.reshape(batch * out, into, k, k), padding=k // 2, groups=batch)
-        return y.reshape(batch, out, *y.shape[2:])
-
     def _checked(self, offset: Tensor, *, batch: int) -> Tensor:
         want = (self.layer.out_channels, self.layer.in_channels)
         kernels = ((1, 1), (self.layer.kernel, self.layer.kernel))
@@ -129,29 +143,6 @@ class ModulatedConv(nn.Module):
             expected = f"({batch} or 1, {want[0]}, {want[1]}, k, k) with k 1 or {self.layer.kernel}"
             raise ValueError(f"generator layer {self.layer.index}: offset must have shape {expected}, found {tuple(offset.shape)}")
         return offset
-
-
-class Resample(nn.Module):
-    """Filter with the [1, 3, 3, 1] kernel; `gain` is the sum of its taps (4 when the picture was spread by zeros, 1 otherwise)."""
-
-    kernel: Tensor
-
-    def __init__(self, *, gain: float) -> None:
-        super().__init__()
-        self.register_buffer("kernel", blur_kernel() * gain)
-
-    def forward(self, x_BCHW: Tensor, *, pad: tuple[int, int]) -> Tensor:
-        """Blur, keeping the picture's size apart from `pad` rows and columns (before, after) minus the 3 that the kernel eats."""
-        before, after = pad
-        kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
-        if before == after:
-            return F.conv2d(x_BCHW, kernel, padding=before, groups=x_BCHW.shape[1])
-        return F.conv2d(F.pad(x_BCHW, (before, after, before, after)), kernel, groups=x_BCHW.shape[1])
-
-    def double(self, x_BCHW: Tensor) -> Tensor:
-        """Enlarge twice: zero insertion and blur in one transposed convolution (the kernel is symmetric)."""
-        kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
-        return F.conv_transpose2d(x_BCHW, kernel, stride=2, padding=1, groups=x_BCHW.shape[1])
 
 
 class _NoiseStrength(nn.Module):
@@ -186,7 +177,7 @@ class StyledConv(nn.Module):
         y, demodulation = self.conv(x_BIHW, w_BD, offset)
         assert demodulation is not None
         # leaky(y) * gain = leaky(y * gain): the gain rides on factors that are multiplied in anyway.
-        shift = (self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN
+        shift = ((self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN).contiguous(memory_format=torch.channels_last)
         return F.leaky_relu_(torch.addcmul(shift, y, (demodulation * GAIN)[:, :, None, None]), 0.2)
 
 
@@ -203,12 +194,7 @@ class ToRGB(nn.Module):
     def forward(self, x_BIHW: Tensor, w_BD: Tensor, skip: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         """Return an RGB picture (B, 3, H, W)."""
         y = self.conv(x_BIHW, w_BD, offset)[0] + self.bias
-        return y if skip is None else y + self.upsample.double(skip)
-
-
-class _PixelNorm(nn.Module):
-    def forward(self, z_BD: Tensor) -> Tensor:
-        return z_BD * (z_BD.square().mean(dim=1, keepdim=True) + EPSILON).rsqrt()
+        return y if skip is None else y + self.upsample.enlarge(skip)
 
 
 class _Noises(nn.Module):
@@ -232,7 +218,7 @@ class Generator(nn.Module):
         self.channels = check_channels(size, channels)
         self.layers = layer_table(size, self.channels)
         self.n_latents = 2 * int(math.log2(size)) - 2
-        self.style = nn.Sequential(_PixelNorm(), *(EqualLinear(style_dim, style_dim, lr_mul=0.01, activate=True) for _ in range(n_mlp)))
+        self.style = nn.Sequential(PixelNorm(), *(EqualLinear(style_dim, style_dim, lr_mul=0.01, activate=True) for _ in range(n_mlp)))
         self.input = _Constant(self.channels[4])
         convs = [layer for layer in self.layers if layer.kind == "conv"]
         rgbs = [layer for layer in self.layers if layer.kind == "rgb"]
@@ -275,7 +261,8 @@ class Generator(nn.Module):
         offsets = offsets or {}
         self._check(latents_BLD, offsets)
         noises = self._noises(noise)
-        x = self.input.input.expand(latents_BLD.shape[0], -1, -1, -1)
+        # Channels last: the transposed convolutions are twice as fast on a CPU.
+        x = self.input.input.expand(latents_BLD.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         skip: Tensor | None = None
         modules = iter((self.conv1, *self.convs))
         projections = iter((self.to_rgb1, *self.to_rgbs))
@@ -302,4 +289,4 @@ class Generator(nn.Module):
             raise ValueError(f"{self.size} px generator: latents must have shape {expected}, found {tuple(latents_BLD.shape)}")
         unknown = [index for index in offsets if not 0 <= index < len(self.layers)]
         if unknown:
-            raise ValueError(f"{self.size} px generator: offset {unknown[0]} has no layer; output indices run from 0 to {len(self.layers) - 1}")
+            raise ValueError(f"{self.size} px generator: offset {unknown[0]} has no layer; indices run from 0 to {len(self.layers) - 1}")
