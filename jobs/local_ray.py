@@ -132,6 +132,7 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[LocalRay]:
     options += [f"--num-cpus={num_cpus}"] if num_cpus is not None else []
     options += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"]
     log = folder / "head.log"
+    head = None
     try:
         with log.open("wb") as out:
             command = ray.command("start", "--head", "--block", "--include-dashboard=true", "--dashboard-host=127.0.0.1", *options)
@@ -140,4 +141,6 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[LocalRay]:
         yield ray
     finally:
         stop_marked(mark)
+        if head is not None:
+            head.wait()
         shutil.rmtree(folder, ignore_errors=True)
