@@ -9,6 +9,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 CHUNK_BYTES = 1 << 20
+TEMPORARY = ".tmp"
 
 
 class Storage:
@@ -73,37 +74,63 @@ class Storage:
         start = len(self.root.rstrip("/")) + 1
         return sorted(str(path)[start:] for path in found)
 
+    def sizes(self, relative: str) -> dict[str, int]:
+        """Return the sizes in bytes of the files of a folder, by path relative to the root."""
+        self._forget()
+        try:
+            found = self.fs.find(self.path(relative), maxdepth=1, detail=True)
+        except FileNotFoundError:
+            return {}
+        start = len(self.root.rstrip("/")) + 1
+        return {str(path)[start:]: int(info["size"]) for path, info in found.items()}
+
     def sha256(self, relative: str = "") -> str:
         """Return the digest of the file in hexadecimal."""
         with self.open_read(relative) as file:
             return copy_hashed(file)[0]
 
-    def write(self, relative: str, data: bytes) -> None:
-        """Replace a file at once: readers see the old content or the new, never a part."""
+    def write(self, relative: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace a file at once: readers see the old content or the new, never a part.
+
+        Without `durable` the file survives the death of this process, but perhaps not a power cut.
+        """
         if not self.is_local:
             self.fs.pipe_file(self.path(relative), data)
             return
-        temporary = self._write_temporary(relative, data)
+        temporary = self._write_temporary(relative, data, durable=durable)
         os.replace(temporary, self.path(relative))
-        self._sync_folder(relative)
+        if durable:
+            self._sync_folder(relative)
 
     def create(self, relative: str, data: bytes) -> bool:
         """Write a file only when there is none yet; return whether this call made it.
 
-        Local: a hard link, so the file appears whole and exactly one caller wins. Elsewhere: fsspec's `mode="create"`,
-        a conditional put on S3 and GCS; a filesystem without one gets an exists check, which two callers can pass at once.
+        Local: a hard link, so the file appears whole and exactly one caller wins (without hard links: an exclusive open, where a
+        crash can leave a part). Elsewhere: fsspec's `mode="create"`, a conditional put on S3 and GCS; a filesystem without one gets
+        an exists check, which two callers can pass at once.
         """
         if not self.is_local:
             return self._create_remote(relative, data)
-        temporary = self._write_temporary(relative, data)
+        temporary = self._write_temporary(relative, data, durable=True)
         try:
-            os.link(temporary, self.path(relative))
+            self._publish(temporary, self.path(relative))
         except FileExistsError:
             return False
         finally:
             os.unlink(temporary)
         self._sync_folder(relative)
         return True
+
+    def _publish(self, temporary: str, path: str) -> None:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # exFAT and some network filesystems have no hard links
+            with open(temporary, "rb") as source, open(path, "xb") as target:
+                copy_hashed(source, target)
+                target.flush()
+                os.fsync(target.fileno())
 
     def move(self, source: str, target: str) -> None:
         """Move a file over the target; local: in one step, elsewhere: copy, then delete."""
@@ -133,14 +160,15 @@ class Storage:
             except OSError:
                 return
 
-    def _write_temporary(self, relative: str, data: bytes) -> str:
+    def _write_temporary(self, relative: str, data: bytes, *, durable: bool) -> str:
         path = self.path(relative)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY}"
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         return temporary
 
     def _create_remote(self, relative: str, data: bytes) -> bool:
