@@ -1,5 +1,6 @@
 """What the documents promise exists: commands, flags, links, licences, instructions."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.instruction import load_instructions
+from pipeline.manifest import SCHEMA
 from portraits.parameters import ATTRIBUTE_NAMES, STYLE_NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +109,18 @@ def test_the_portrait_instructions_ask_for_what_the_classifier_names() -> None:
     assert len(instructions) >= 10
     assert all(instruction.expects and set(instruction.expects) <= names for instruction in instructions)
     assert sum(any(attribute.startswith("style_") for attribute in instruction.expects) for instruction in instructions) >= 2
+
+
+def test_methods_name_code_that_exists() -> None:
+    references = re.findall(r"`([\w/]+\.py)::(\w+)(?:\.(\w+))?`", (ROOT / "docs" / "methods.md").read_text())
+    assert len(references) > 20
+    for path, name, attribute in references:
+        found = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        found = getattr(found, name)
+        assert not attribute or hasattr(found, attribute), f"{path}::{name} has no {attribute}"
+
+
+def test_the_columns_in_the_data_format_are_those_of_the_manifest() -> None:
+    table = (ROOT / "docs" / "data-format.md").read_text().split("### manifests/")[1].split("###")[0]
+    documented = {name for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert documented == set(SCHEMA.names)
