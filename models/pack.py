@@ -29,6 +29,7 @@ from models.pack_format import (
     PackInfo,
     dump_info,
     fetch,
+    plain,
     read_info,
     sha256_of,
     verify,
