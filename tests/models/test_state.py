@@ -1,0 +1,101 @@
+"""Arithmetic on states: scaling, composing, slicing, and what the shapes must be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.state import GeneratorState
+
+numbers = st.floats(-2, 2, width=32)
+batches = st.integers(1, 3)
+indices = st.sets(st.integers(0, 5), max_size=4)
+kernels = st.sampled_from([1, 3])
+
+
+def offset(seed: int, batch: int, kernel: int) -> Tensor:
+    return torch.randn(batch, 2, 3, kernel, kernel, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@st.composite
+def states(draw: st.DrawFn, batch: int) -> GeneratorState:
+    seed = draw(st.integers(0, 1000))
+    offsets = {i: offset(seed + i, draw(st.sampled_from([1, batch])), draw(kernels)) for i in draw(indices)}
+    return GeneratorState(latents_BLD=torch.randn(batch, 10, 4), offsets=offsets)
+
+
+def same(a: GeneratorState, b: GeneratorState) -> bool:
+    """Equal once every offset is spread over the whole batch and a 3x3 kernel."""
+    full = (len(a), 2, 3, 3, 3)
+    return set(a.offsets) == set(b.offsets) and all(torch.allclose(a.offsets[i].expand(full), b.offsets[i].expand(full)) for i in a.offsets)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), batches)
+def test_composing_does_not_depend_on_grouping(data: st.DataObject, batch: int) -> None:
+    a, b, c = (data.draw(states(batch)) for _ in range(3))
+    assert same(a.composed(b).composed(c), a.composed(b.composed(c)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), batches)
+def test_composing_multiplies_the_weights(data: st.DataObject, batch: int) -> None:
+    a, b = (data.draw(states(batch)) for _ in range(2))
+    both = a.composed(b)
+    none = torch.zeros(batch, 2, 3, 3, 3, dtype=torch.float64)
+    for i in set(a.offsets) | set(b.offsets):
+        weight = (1 + a.offsets.get(i, none)) * (1 + b.offsets.get(i, none))
+        assert torch.allclose((1 + both.offsets[i]).expand(weight.shape), weight)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), batches, numbers, numbers)
+def test_strengths_multiply(data: st.DataObject, batch: int, s: float, t: float) -> None:
+    state = data.draw(states(batch))
+    assert same(state.scaled(s).scaled(t), state.scaled(s * t))
+    assert same(state.scaled(1), state)
+    assert all(o.abs().max() == 0 for o in state.scaled(0).offsets.values())
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.data())
+def test_slices_of_a_composition_are_compositions_of_slices(data: st.DataObject) -> None:
+    a, b = (data.draw(states(3)) for _ in range(2))
+    whole = a.composed(b).slice(1, 3)
+    assert len(whole) == 2
+    assert same(whole, a.slice(1, 3).composed(b.slice(1, 3)))
+    assert torch.equal(whole.latents_BLD, b.latents_BLD[1:3])
+
+
+def test_the_later_latents_and_the_later_domain_win() -> None:
+    first = GeneratorState(latents_BLD=torch.zeros(1, 10, 4), domain="portraits")
+    second = GeneratorState(latents_BLD=torch.ones(1, 10, 4))
+    assert first.composed(second).domain == "portraits"
+    assert torch.equal(first.composed(second).latents_BLD, second.latents_BLD)
+    third = GeneratorState(latents_BLD=torch.ones(1, 10, 4), domain="sketches")
+    assert first.composed(third).domain == "sketches"
+
+
+def test_a_state_moves_with_all_its_tensors() -> None:
+    state = GeneratorState(latents_BLD=torch.zeros(1, 10, 4), offsets={0: offset(0, 1, 1)}, domain="portraits").to("meta")
+    assert state.latents_BLD.is_meta and state.offsets[0].is_meta and state.domain == "portraits"
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3, 1, 1), (2, 2, 3, 1), (2, 2, 3, 2, 2), (2, 2, 3, 1, 3)])
+def test_a_wrong_offset_is_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"offset 4 must have shape \(2 or 1, out, in, k, k\)"):
+        GeneratorState(latents_BLD=torch.zeros(2, 10, 4), offsets={4: torch.zeros(shape)})
+
+
+def test_latents_must_have_three_axes() -> None:
+    with pytest.raises(ValueError, match=r"\(B, L, D\), found \(2, 4\)"):
+        GeneratorState(latents_BLD=torch.zeros(2, 4))
+
+
+def test_states_of_other_batches_do_not_compose() -> None:
+    one, two = (GeneratorState(latents_BLD=torch.zeros(n, 10, 4)) for n in (1, 2))
+    with pytest.raises(ValueError, match="state of 1 images with one of 2"):
+        one.composed(two)
