@@ -1,0 +1,320 @@
+"""The report of a run: what a person finds on the page, made from a small output folder written by the pipeline's own writers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from models.instruction import Instruction
+from pipeline.frechet import ShardMoments
+from pipeline.ledger import FileMark, Identity, Record, output_files, record_path
+from pipeline.manifest import Edited, Method, Row, edit_row, failed_row, to_parquet
+from pipeline.report import write_report
+from pipeline.sample import FailedSample
+from pipeline.score import EditScores
+from pipeline.shards import QuarantineWriter, ShardWriter
+from pipeline.storage import Storage
+
+METHOD = Method(inverter="e4e", editor="hypereditor", backend="torch-cpu")
+SMILE = Instruction(name="smile", source="a face", target="a smiling face", expects={"smile": True})
+BLOND = Instruction(name="blond", source="a face", target="a face with blond hair", expects={"hair_blond": True})
+ZOMBIE = Instruction(name="zombie", source="a photo of a face", target="a <b>zombie</b> face", strength=1.5, expects={"style_zombie": True})
+INSTRUCTIONS = (SMILE, BLOND, ZOMBIE)
+
+Painter = Callable[[str, str], Image.Image]  # key and "aligned" or an instruction -> picture
+
+
+def paint(key: str, what: str, size: int = 64) -> Image.Image:
+    """Draw a disc in colours that depend on key and instruction."""
+    shade = hashlib.sha256(f"{key}{what}".encode()).digest()
+    image = Image.new("RGB", (size, size), tuple(shade[:3]))
+    ImageDraw.Draw(image).ellipse((8, 8, size - 8, size - 8), fill=tuple(shade[3:6]))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def part(*words: object) -> float:
+    """A number in [0, 1) that depends on the words."""
+    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4]) / 2**32
+
+
+def scores_for(key: str, instruction: Instruction) -> EditScores:
+    name, style = instruction.name, instruction.name == "zombie"
+    direction = 0.55 * part(key, name, "dir") - 0.05
+    flips = tuple(attribute for attribute in ("beard", "old", "lipstick") if part(key, name, attribute) < 0.12)
+    identity = 0.35 + 0.6 * part(key, name, "id")
+    return EditScores(
+        psnr=18 + 8 * part(key, name, 1), ssim=0.6 + 0.3 * part(key, name, 2), lpips=0.3 * part(key, name, 3),
+        psnr_inversion=22 + 8 * part(key, name, 4), lpips_inversion=0.2 * part(key, name, 5),
+        identity=identity, same_person=identity > 0.45,
+        clip_score=24 + 6 * part(key, name, 6), clip_directional=direction, clip_directional_inversion=direction + 0.02,
+        success=part(key, name, 7) < 0.85, collateral=len(flips), flips=flips, attributes_reliable=not style,
+    )  # fmt: skip
+
+
+def write_shard(
+    out: Path, name: str, keys: Sequence[str], *, failed: Sequence[FailedSample] = (), instructions: Sequence[Instruction] = INSTRUCTIONS,
+    painter: Painter = paint,
+) -> None:  # fmt: skip
+    """Write one committed shard with everything that belongs to it."""
+    storage, rows = Storage(str(out)), list[Row]()
+    moments = ShardMoments.empty(3, [instruction.name for instruction in instructions])
+    generator = torch.Generator().manual_seed(len(name) + int(name[-1]))
+    with ShardWriter(storage, f"shards/{name}.tar") as writer:
+        for index, key in enumerate(keys):
+            members = {"aligned.png": encoded(painter(key, "aligned")), "json": b"{}"}
+            moments.source.update(torch.randn(1, 3, generator=generator))
+            for instruction in instructions:
+                members[f"{instruction.name}.png"] = encoded(painter(key, instruction.name))
+                edited = Edited(instruction=instruction, image_sha256="", scores=scores_for(key, instruction))
+                rows.append(edit_row(key, f"{name}.tar", index, edited=edited, method=METHOD))
+                moments.edits[instruction.name].update(torch.randn(1, 3, generator=generator) + 0.5)
+            writer.write(key, members)
+    if failed:
+        with QuarantineWriter(storage, f"quarantine/{name}.tar") as quarantine:
+            for sample in failed:
+                quarantine.write_failed(sample)
+    storage.write(f"manifests/{name}.parquet", to_parquet([*rows, *(failed_row(sample, METHOD) for sample in failed)]))
+    storage.write(f"moments/{name}.npz", moments.to_npz())
+    commit(storage, name, {"ok": len(keys), "quarantined": len(failed)})
+
+
+def commit(storage: Storage, name: str, statuses: Mapping[str, int], *, damage: str = "") -> None:
+    """Write the ledger record of a shard's files."""
+    identity = Identity(input_sha256=hashlib.sha256(name.encode()).hexdigest(), config_hash="c0ffee", pack_hash="ab" * 32)
+    files = {path: FileMark(sha256="", size_bytes=0) for path in output_files(name) if storage.exists(path)}
+    storage.write(record_path(name), Record(shard=name, identity=identity, files=files, statuses=statuses, damage=damage).to_json())
+
+
+def write_run(out: Path, instructions: Sequence[Instruction] = INSTRUCTIONS, **more: object) -> None:
+    """Write run.json."""
+    record: dict[str, object] = {
+        "input": "s3://bucket/portraits/raw",
+        "pack": {"name": "portraits64", "sha256": "ab" * 32},
+        "started": "2031-05-04T12:00:00Z",
+        "seconds": 92.4,
+        "config": {"input": "s3://bucket/portraits/raw", "batch_size": 16},
+        "config_hash": "c0ffee",
+        "features": {"lpips": "alexnet, random weights (seed 0)", "frechet": "image embedding of the pack's CLIP"},
+        "versions": {"torch": "2.15.0"},
+        "instructions": [{"name": i.name, "expects": dict(i.expects)} for i in instructions],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "run.json").write_text(json.dumps(record | more))
+
+
+BROKEN = FailedSample(
+    key="broken", shard="a-0.tar", index=30, stage="decode", reason="ends early & <cut>", members=(("broken.jpg", b"\xff\xd8"),)
+)
+WALL = FailedSample(
+    key="wall", shard="a-0.tar", index=31, stage="align", reason="no face was found", members=(("wall.PNG", encoded(paint("wall", "x"))),)
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output of two shards and one that could not be read, with its report."""
+    out = tmp_path_factory.mktemp("out")
+    write_run(out)
+    write_shard(out, "a-0", [f"person_{n:02d}" for n in range(30)], failed=[BROKEN, WALL])
+    write_shard(out, "a-1", [*(f"person_{n}" for n in range(30, 44)), "Zo\u00eb <i>&"])
+    commit(Storage(str(out)), "a-2", {}, damage="this is not a tar archive")
+    assert write_report(str(out)) == str(out / "report.html")
+    return out
+
+
+class Page(HTMLParser):
+    """Collect what a reader and a browser see of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if not self.tags or self.tags[-1][0] != "style":
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_every_instruction_has_its_section_texts_and_pictures(finished: Path) -> None:
+    page = Page(finished / "report.html")
+    for instruction in INSTRUCTIONS:
+        assert any(tag.get("id") == f"i-{instruction.name}" for tag in page.all("section"))
+        assert instruction.source in page.text and instruction.target in page.text
+        shown = [tag for tag in page.all("img") if str(tag["alt"]).startswith(f"{instruction.name} of ")]
+        assert len(shown) == 8 + 12 + 4 + 4  # overview, sheet, best, worst
+    assert "strength 1.5" in page.text
+
+
+def test_the_numbers_are_those_of_the_manifests(finished: Path) -> None:
+    keys = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
+    rows = [scores_for(key, SMILE) for key in keys]
+    mean = sum(row.identity for row in rows) / len(rows)
+    deviation = (sum((row.identity - mean) ** 2 for row in rows) / (len(rows) - 1)) ** 0.5
+    text = Page(finished / "report.html").text
+    section = text[text.index("a smiling face") :]
+    assert f"Identity {mean:.2f} \u00b1 {deviation:.2f}" in section
+    success = 100 * sum(bool(row.success) for row in rows) / len(rows)
+    assert f"Success {success:.0f} %" in section
+    assert "135 edits of 45 portraits by 3 instructions, in 92 s." in text
+    assert f"edits per second {135 / 92.4:.1f}" in text
+
+
+def test_the_lowest_and_highest_are_the_lowest_and_highest(finished: Path) -> None:
+    keys = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
+    ranked = sorted(keys, key=lambda key: scores_for(key, BLOND).clip_directional)
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    section = html[html.index('id="i-blond"') : html.index('id="i-zombie"')]
+    ends = section[section.index("Highest Directional CLIP") :]
+    shown = re.findall(r'alt="blond of ([^"]*)"', ends)
+    escaped = [key.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for key in ranked]
+    assert shown == [*reversed(escaped[-4:]), *escaped[:4]]
+
+
+def test_collateral_changes_are_a_share_of_the_edits_of_each_instruction(finished: Path) -> None:
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    table = html[html.index('class="heat"') : html.index("</table>", html.index('class="heat"'))]
+    columns = re.findall(r'<th scope="col"><span>(\w+)</span>', table)
+    cells = re.search(r'<th scope="row">smile</th>(.*)</tr>', table)
+    assert cells is not None and set(columns) == {"beard", "old", "lipstick"}
+    keys = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
+    for name, cell in zip(columns, re.findall(r"<td[^>]*>([^<]*)</td>", cells[1]), strict=False):
+        part_flipped = sum(name in scores_for(key, SMILE).flips for key in keys) / len(keys)
+        assert cell == (f"{100 * part_flipped:.0f}" if part_flipped else "")
+
+
+def test_every_failure_is_there_with_stage_reason_and_thumbnail(finished: Path) -> None:
+    page = Page(finished / "report.html")
+    for words in ("decode 1 sample ends early & <cut>", "align 1 sample no face was found", "this is not a tar archive", "a-2"):
+        assert words in page.text
+    assert [tag["src"] for tag in page.all("img") if tag["alt"] == "Original of wall"]
+    assert "no picture to show" in page.text
+
+
+def test_the_page_loads_nothing_and_is_safe_against_what_keys_and_texts_hold(finished: Path) -> None:
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    page = Page(finished / "report.html")
+    for _, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:image/")), value
+    assert "url(" not in html and "@import" not in html and not page.all("script") and not page.all("link")
+    assert not page.all("b") or "<b>zombie" not in html
+    assert "<i>&" not in html.replace("&lt;i&gt;&amp;", "")
+
+
+def test_pictures_have_texts_and_headings_their_order(finished: Path) -> None:
+    page = Page(finished / "report.html")
+    assert all(tag.get("alt") for tag in page.all("img"))
+    assert all(tag.get("aria-label") for tag in page.all("svg"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    ids = [str(attributes["id"]) for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {str(tag["href"])[1:] for tag in page.all("a")} <= set(ids)
+
+
+def test_it_says_what_the_numbers_rest_on(finished: Path) -> None:
+    text = Page(finished / "report.html").text
+    for words in ("alexnet, random weights (seed 0)", "image embedding of the pack's CLIP", "c0ffee", "torch 2.15.0", "ab" * 32):
+        assert words in text
+    assert "asks for a style" in text
+
+
+def test_equal_outputs_give_equal_bytes(finished: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(finished, again, ignore=shutil.ignore_patterns("report.html", "sheet.png"))
+    write_report(str(again))
+    for name in ("report.html", "sheet.png"):
+        assert (again / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_the_sheet_has_a_row_per_person_and_a_column_per_instruction(finished: Path) -> None:
+    with Image.open(finished / "sheet.png") as sheet:
+        assert sheet.width > 4 * 128 and sheet.height > 6 * 128
+        assert len(sheet.convert("RGB").getcolors(1 << 20) or []) > 24
+
+
+def test_a_run_without_failures_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, [SMILE])
+    write_shard(tmp_path, "b-0", ["one"], instructions=[SMILE])
+    write_report(str(tmp_path))
+    text = Page(tmp_path / "report.html").text
+    assert "Nothing failed." in text and "1 edit of 1 portrait by 1 instruction" in text
+
+
+def test_a_run_in_which_everything_failed_still_has_a_report(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_shard(tmp_path, "b-0", [], failed=[BROKEN])
+    write_report(str(tmp_path))
+    text = Page(tmp_path / "report.html").text
+    assert "No edit was written." in text and "ends early & <cut>" in text
+
+
+def test_uncommitted_shards_do_not_count(tmp_path: Path) -> None:
+    write_run(tmp_path, [SMILE])
+    write_shard(tmp_path, "b-0", ["one"], instructions=[SMILE])
+    write_shard(tmp_path, "b-1", ["two"], instructions=[SMILE])
+    (tmp_path / "ledger" / "b-1.json").unlink()
+    write_report(str(tmp_path))
+    page = Page(tmp_path / "report.html")
+    assert not [tag for tag in page.all("img") if "two" in str(tag["alt"])]
+
+
+def test_the_page_stays_small_for_large_pictures_and_many_instructions(tmp_path: Path) -> None:
+    many = [Instruction(name=f"edit-{n}", source="a face", target=f"face {n}") for n in range(40)]
+    noise = torch.randint(0, 255, (160, 160, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).numpy()
+    picture = Image.fromarray(noise)
+    write_run(tmp_path, many)
+    write_shard(tmp_path, "b-0", [f"k{n}" for n in range(24)], instructions=many, painter=lambda key, what: picture)
+    write_report(str(tmp_path))
+    assert (tmp_path / "report.html").stat().st_size < 8_000_000
+    assert re.search(r"\d+ pictures were left out to keep it small", Page(tmp_path / "report.html").text)
+
+
+def test_it_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no run\.json.*--output"):
+        write_report(str(tmp_path))
+    write_run(tmp_path)
+    write_shard(tmp_path, "b-0", ["one"])
+    (tmp_path / "manifests" / "b-0.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(ValueError, match=r"manifests/b-0\.parquet: not a readable manifest .* run the job again"):
+        write_report(str(tmp_path))
+    (tmp_path / "manifests" / "b-0.parquet").unlink()
+    with pytest.raises(ValueError, match=r"manifests/b-0\.parquet: the ledger names this file, but it is missing"):
+        write_report(str(tmp_path))
+
+
+def test_it_reads_and_writes_any_url(finished: Path) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    memory = MemoryFileSystem()
+    for path in (path for path in finished.rglob("*") if path.is_file() and path.name not in ("report.html", "sheet.png")):
+        memory.pipe_file(f"/report_test/{path.relative_to(finished)}", path.read_bytes())
+    url = write_report("memory://report_test")
+    assert url == "memory:///report_test/report.html"
+    assert memory.cat_file("/report_test/report.html") == (finished / "report.html").read_bytes()
