@@ -164,7 +164,7 @@ def _expand(source: BinaryIO, target: BinaryIO, *, codec: str, limit_gb: int) ->
     written = 0
     while True:
         try:
-            chunk = opened.read(CHUNK_BYTES)
+            chunk = opened.read1(CHUNK_BYTES)  # unlike read, keeps what was expanded before an error
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             return f"the {codec} stream is cut or damaged: {error}"
         if not chunk:
