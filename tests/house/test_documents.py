@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.instruction import load_instructions
+from pipeline.config import parse_config
 from pipeline.manifest import SCHEMA
 from portraits.parameters import ATTRIBUTE_NAMES, STYLE_NAMES
 
@@ -124,3 +125,10 @@ def test_the_columns_in_the_data_format_are_those_of_the_manifest() -> None:
     table = (ROOT / "docs" / "data-format.md").read_text().split("### manifests/")[1].split("###")[0]
     documented = {name for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert documented == set(SCHEMA.names)
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs" / "edit").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_valid_and_say_how_they_are_used(preset: Path) -> None:
+    config = parse_config(["--config", str(preset), "--input", "shards", "--output", "edited"])
+    assert config.input == "shards" and config.instructions
+    assert f"--config {preset.relative_to(ROOT)} " in preset.read_text()
