@@ -88,7 +88,6 @@ class Scorer:
             "lpips": self.perceptual.description,
             "frechet": f"image embedding of the pack's CLIP, not normalised (pack {pack.sha256[:12]})",
         }
-        self._text_E: dict[str, Tensor] = {}
 
     def check(self, instructions: Iterable[Instruction]) -> None:
         """Raise ValueError when an instruction expects an attribute that the pack's classifier does not know."""
@@ -169,18 +168,13 @@ class Scorer:
         }
 
     def _text_scores(self, source: SourceFeatures, edited: ImageFeatures, instruction: Instruction) -> dict[str, Tensor]:
-        target_E = self._embed(instruction.target)
-        change_E = target_E - self._embed(instruction.source)
+        source_E, target_E = self.clip.embed_texts([instruction.source, instruction.target])
+        change_E = target_E - source_E
         return {
             "clip_score": 100 * F.cosine_similarity(edited.clip_BE, target_E[None]),
             "clip_directional": _directional(source.aligned.clip_BE, edited.clip_BE, change_E),
             "clip_directional_inversion": _directional(source.inversion.clip_BE, edited.clip_BE, change_E),
         }
-
-    def _embed(self, text: str) -> Tensor:
-        if text not in self._text_E:
-            self._text_E[text] = self.clip.embed_texts([text])[0]
-        return self._text_E[text]
 
 
 def _clamped(image_BCHW: Tensor) -> Tensor:
