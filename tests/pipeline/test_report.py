@@ -2,122 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
 from models.instruction import Instruction
-from pipeline.frechet import ShardMoments
-from pipeline.ledger import FileMark, Identity, Record, output_files, record_path
-from pipeline.manifest import Edited, Method, Row, edit_row, failed_row, to_parquet
 from pipeline.report import write_report
 from pipeline.sample import FailedSample
-from pipeline.score import EditScores
-from pipeline.shards import QuarantineWriter, ShardWriter
 from pipeline.storage import Storage
+from tests.pipeline.small_output import BLOND, INSTRUCTIONS, SMILE, commit, encoded, paint, scores_for, write_run, write_shard
 
-METHOD = Method(inverter="e4e", editor="hypereditor", backend="torch-cpu")
-SMILE = Instruction(name="smile", source="a face", target="a smiling face", expects={"smile": True})
-BLOND = Instruction(name="blond", source="a face", target="a face with blond hair", expects={"hair_blond": True})
-ZOMBIE = Instruction(name="zombie", source="a photo of a face", target="a <b>zombie</b> face", strength=1.5, expects={"style_zombie": True})
-INSTRUCTIONS = (SMILE, BLOND, ZOMBIE)
-
-Painter = Callable[[str, str], Image.Image]  # key and "aligned" or an instruction -> picture
-
-
-def paint(key: str, what: str, size: int = 64) -> Image.Image:
-    """Draw a disc in colours that depend on key and instruction."""
-    shade = hashlib.sha256(f"{key}{what}".encode()).digest()
-    image = Image.new("RGB", (size, size), tuple(shade[:3]))
-    ImageDraw.Draw(image).ellipse((8, 8, size - 8, size - 8), fill=tuple(shade[3:6]))
-    return image
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind)
-    return buffer.getvalue()
-
-
-def part(*words: object) -> float:
-    """A number in [0, 1) that depends on the words."""
-    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4]) / 2**32
-
-
-def scores_for(key: str, instruction: Instruction) -> EditScores:
-    name, style = instruction.name, instruction.name == "zombie"
-    direction = 0.55 * part(key, name, "dir") - 0.05
-    flips = tuple(attribute for attribute in ("beard", "old", "lipstick") if part(key, name, attribute) < 0.12)
-    identity = 0.35 + 0.6 * part(key, name, "id")
-    return EditScores(
-        psnr=18 + 8 * part(key, name, 1), ssim=0.6 + 0.3 * part(key, name, 2), lpips=0.3 * part(key, name, 3),
-        psnr_inversion=22 + 8 * part(key, name, 4), lpips_inversion=0.2 * part(key, name, 5),
-        identity=identity, same_person=identity > 0.45,
-        clip_score=24 + 6 * part(key, name, 6), clip_directional=direction, clip_directional_inversion=direction + 0.02,
-        success=part(key, name, 7) < 0.85, collateral=len(flips), flips=flips, attributes_reliable=not style,
-    )  # fmt: skip
-
-
-def write_shard(
-    out: Path, name: str, keys: Sequence[str], *, failed: Sequence[FailedSample] = (), instructions: Sequence[Instruction] = INSTRUCTIONS,
-    painter: Painter = paint,
-) -> None:  # fmt: skip
-    """Write one committed shard with everything that belongs to it."""
-    storage, rows = Storage(str(out)), list[Row]()
-    moments = ShardMoments.empty(3, [instruction.name for instruction in instructions])
-    generator = torch.Generator().manual_seed(len(name) + int(name[-1]))
-    with ShardWriter(storage, f"shards/{name}.tar") as writer:
-        for index, key in enumerate(keys):
-            members = {"aligned.png": encoded(painter(key, "aligned")), "json": b"{}"}
-            moments.source.update(torch.randn(1, 3, generator=generator))
-            for instruction in instructions:
-                members[f"{instruction.name}.png"] = encoded(painter(key, instruction.name))
-                edited = Edited(instruction=instruction, image_sha256="", scores=scores_for(key, instruction))
-                rows.append(edit_row(key, f"{name}.tar", index, edited=edited, method=METHOD))
-                moments.edits[instruction.name].update(torch.randn(1, 3, generator=generator) + 0.5)
-            writer.write(key, members)
-    if failed:
-        with QuarantineWriter(storage, f"quarantine/{name}.tar") as quarantine:
-            for sample in failed:
-                quarantine.write_failed(sample)
-    storage.write(f"manifests/{name}.parquet", to_parquet([*rows, *(failed_row(sample, METHOD) for sample in failed)]))
-    storage.write(f"moments/{name}.npz", moments.to_npz())
-    commit(storage, name, {"ok": len(keys), "quarantined": len(failed)})
-
-
-def commit(storage: Storage, name: str, statuses: Mapping[str, int], *, damage: str = "") -> None:
-    """Write the ledger record of a shard's files."""
-    identity = Identity(input_sha256=hashlib.sha256(name.encode()).hexdigest(), config_hash="c0ffee", pack_hash="ab" * 32)
-    files = {path: FileMark(sha256="", size_bytes=0) for path in output_files(name) if storage.exists(path)}
-    storage.write(record_path(name), Record(shard=name, identity=identity, files=files, statuses=statuses, damage=damage).to_json())
-
-
-def write_run(out: Path, instructions: Sequence[Instruction] = INSTRUCTIONS, **more: object) -> None:
-    """Write run.json."""
-    record: dict[str, object] = {
-        "input": "s3://bucket/portraits/raw",
-        "pack": {"name": "portraits64", "sha256": "ab" * 32},
-        "started": "2031-05-04T12:00:00Z",
-        "seconds": 92.4,
-        "config": {"input": "s3://bucket/portraits/raw", "batch_size": 16},
-        "config_hash": "c0ffee",
-        "features": {"lpips": "alexnet, random weights (seed 0)", "frechet": "image embedding of the pack's CLIP"},
-        "versions": {"torch": "2.15.0"},
-        "instructions": [{"name": i.name, "expects": dict(i.expects)} for i in instructions],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps(record | more))
-
-
+torch.set_num_threads(1)
+KEYS = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
 BROKEN = FailedSample(
     key="broken", shard="a-0.tar", index=30, stage="decode", reason="ends early & <cut>", members=(("broken.jpg", b"\xff\xd8"),)
 )
@@ -131,8 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of two shards and one that could not be read, with its report."""
     out = tmp_path_factory.mktemp("out")
     write_run(out)
-    write_shard(out, "a-0", [f"person_{n:02d}" for n in range(30)], failed=[BROKEN, WALL])
-    write_shard(out, "a-1", [*(f"person_{n}" for n in range(30, 44)), "Zo\u00eb <i>&"])
+    write_shard(out, "a-0", KEYS[:30], failed=[BROKEN, WALL])
+    write_shard(out, "a-1", KEYS[30:])
     commit(Storage(str(out)), "a-2", {}, damage="this is not a tar archive")
     assert write_report(str(out)) == str(out / "report.html")
     return out
@@ -170,8 +72,7 @@ def test_every_instruction_has_its_section_texts_and_pictures(finished: Path) ->
 
 
 def test_the_numbers_are_those_of_the_manifests(finished: Path) -> None:
-    keys = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
-    rows = [scores_for(key, SMILE) for key in keys]
+    rows = [scores_for(key, SMILE) for key in KEYS]
     mean = sum(row.identity for row in rows) / len(rows)
     deviation = (sum((row.identity - mean) ** 2 for row in rows) / (len(rows) - 1)) ** 0.5
     text = Page(finished / "report.html").text
@@ -184,8 +85,7 @@ def test_the_numbers_are_those_of_the_manifests(finished: Path) -> None:
 
 
 def test_the_lowest_and_highest_are_the_lowest_and_highest(finished: Path) -> None:
-    keys = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
-    ranked = sorted(keys, key=lambda key: scores_for(key, BLOND).clip_directional)
+    ranked = sorted(KEYS, key=lambda key: scores_for(key, BLOND).clip_directional)
     html = (finished / "report.html").read_text(encoding="utf-8")
     section = html[html.index('id="i-blond"') : html.index('id="i-zombie"')]
     ends = section[section.index("Highest Directional CLIP") :]
@@ -200,9 +100,8 @@ def test_collateral_changes_are_a_share_of_the_edits_of_each_instruction(finishe
     columns = re.findall(r'<th scope="col"><span>(\w+)</span>', table)
     cells = re.search(r'<th scope="row">smile</th>(.*)</tr>', table)
     assert cells is not None and set(columns) == {"beard", "old", "lipstick"}
-    keys = [*(f"person_{n:02d}" for n in range(44)), "Zo\u00eb <i>&"]
     for name, cell in zip(columns, re.findall(r"<td[^>]*>([^<]*)</td>", cells[1]), strict=False):
-        part_flipped = sum(name in scores_for(key, SMILE).flips for key in keys) / len(keys)
+        part_flipped = sum(name in scores_for(key, SMILE).flips for key in KEYS) / len(KEYS)
         assert cell == (f"{100 * part_flipped:.0f}" if part_flipped else "")
 
 
@@ -310,8 +209,6 @@ def test_it_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_it_reads_and_writes_any_url(finished: Path) -> None:
-    from fsspec.implementations.memory import MemoryFileSystem
-
     memory = MemoryFileSystem()
     for path in (path for path in finished.rglob("*") if path.is_file() and path.name not in ("report.html", "sheet.png")):
         memory.pipe_file(f"/report_test/{path.relative_to(finished)}", path.read_bytes())
