@@ -104,7 +104,7 @@ class Attempt:
         self._run_id = run_id
         self._files: list[str] = []
         self._digests: dict[str, str] = {}
-        dead = [self._read_mark(path) for path in self.storage.files(f"{ATTEMPT_MARKS}/{shard}") if path.endswith(".json")]
+        dead = [self._read_mark(path) for path in self._marks()]
         self.deaths = len(dead)
         self.killers, self.suspects = _blame(dead)
 
@@ -174,7 +174,7 @@ class Attempt:
                 )
             return False
         settle(self.storage, record, folders=[self._folder], verify=False)
-        self.storage.remove(f"{ATTEMPT_MARKS}/{self.shard}")
+        self._forget_attempts()
         return True
 
     def adopt(self, identity: Identity) -> bool:
@@ -189,8 +189,15 @@ class Attempt:
         if difference:
             raise OutputError(f"shard {self.shard}: finished meanwhile by a job with another {difference}; only one job may write here")
         settle(self.storage, winner, folders=attempt_folders(self.storage, self.shard), verify=True)
-        self.storage.remove(f"{ATTEMPT_MARKS}/{self.shard}")
+        self._forget_attempts()
         return True
+
+    def _forget_attempts(self) -> None:
+        for path in self._marks():
+            self.storage.remove(path)
+
+    def _marks(self) -> list[str]:
+        return [path for path in self.storage.files(f"{ATTEMPT_MARKS}/{self.shard}") if path.endswith(".json")]
 
     @property
     def _folder(self) -> str:

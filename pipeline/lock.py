@@ -50,13 +50,19 @@ class FolderLock:
 
     def acquire(self) -> None:
         """Take the lock, or raise OutputError naming the job that holds it."""
-        while not self._storage.create(LOCK, self._content(time.time())):
+        while not self._try():
             holder = read_holder(self._storage)
             if holder is not None and is_alive(holder):
                 raise OutputError(_refusal(self._storage.url, holder))
             self._clear_stale(holder)
         self._thread = threading.Thread(target=self._beat, args=(time.time(),), name="output lock", daemon=True)
         self._thread.start()
+
+    def _try(self) -> bool:
+        try:
+            return self._storage.create(LOCK, self._content(time.time()))
+        except FileNotFoundError:  # a job that ends right now clears the work folder away
+            return self._storage.create(LOCK, self._content(time.time()))
 
     def release(self) -> None:
         """Give the lock back; one that another job took over meanwhile stays."""

@@ -21,7 +21,7 @@ from pipeline.ledger import (
     record_path,
     settle,
 )
-from pipeline.lock import WORK, FolderLock, OutputError
+from pipeline.lock import LOCK, WORK, FolderLock, OutputError
 from pipeline.shard_list import Shard
 from pipeline.storage import TEMPORARY, Storage
 
@@ -120,6 +120,9 @@ class Output:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._finished and kind is None:
+            for path in self.storage.files(WORK, deep=True):
+                if path != LOCK:
+                    self.storage.remove(path)
             self.storage.remove(ATTEMPT_MARKS)
         self._lock.release()
         self.storage.remove_if_empty(WORK)

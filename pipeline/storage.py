@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import uuid
 from typing import BinaryIO, cast
 
@@ -144,10 +145,14 @@ class Storage:
         self.fs.rm_file(self.path(source))
 
     def remove(self, relative: str) -> None:
-        """Delete a file or a whole folder; nothing there is fine."""
+        """Delete a file or a whole folder; nothing there is fine, and so is a folder into which others still write."""
+        path = self.path(relative)
+        if self.is_local and os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+            return
         self._forget()
         try:
-            self.fs.rm(self.path(relative), recursive=self.fs.isdir(self.path(relative)))
+            self.fs.rm(path, recursive=not self.is_local and self.fs.isdir(path))
         except FileNotFoundError:
             return
         self._sync_folder(relative)
