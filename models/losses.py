@@ -1,0 +1,33 @@
+"""Losses of the papers as plain functions, each with its source.
+
+Shape legend: B batch, E embedding, H/W rows/columns.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+EPSILON = 1e-6
+
+
+def identity_loss(made_BE: Tensor, wanted_BE: Tensor) -> Tensor:
+    """Return the mean of 1 - cosine of two people's L2-normalised embeddings (HyperEditor eq. 7)."""
+    return (1 - (made_BE * wanted_BE).sum(1)).mean()
+
+
+def directional_clip_loss(edited_BE: Tensor, source_BE: Tensor, direction_BE: Tensor) -> Tensor:
+    """Return the mean of 1 - cosine between picture direction and text direction (HyperEditor eq. 4).
+
+    `edited_BE` and `source_BE` are raw picture embeddings, normalised before their difference, which is normalised again;
+    `direction_BE` (B or 1 rows) is the raw text embedding of the target minus that of the source. Differs from the release: an epsilon
+    keeps edited == source finite.
+    """
+    delta = F.normalize(edited_BE, dim=1) - F.normalize(source_BE, dim=1)
+    delta = delta / (delta.norm(dim=1, keepdim=True) + EPSILON)
+    return (1 - (delta * F.normalize(direction_BE, dim=1)).sum(1)).mean()
+
+
+def global_clip_loss(edited_BE: Tensor, target_BE: Tensor) -> Tensor:
+    """Return the mean of 1 - cosine between edited picture and target text (HyperEditor eq. 3)."""
+    return (1 - F.cosine_similarity(edited_BE, target_BE.expand_as(edited_BE), dim=1)).mean()

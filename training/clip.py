@@ -1,0 +1,138 @@
+"""Train the pack's CLIP on captioned renders.
+
+Every person comes with a twin that differs in one attribute or style, and both captions may name the difference: the direction between
+two texts then has to mean the direction between two pictures, which is what directional CLIP losses live on. A caption is a positive
+for every picture of the batch that it is true of (UniCL eq. 3-5, with truth instead of class labels).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.clip import ClipModel
+from portraits import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, STYLE_NAMES, Parameters, captions, sample_parameters, true_of
+from portraits.captions import TEMPLATES
+from training.data import HELD_OUT, aligned_bank, seeded, to_float, wear
+from training.loop import Log, batches, cosine, half_precision, set_rate
+
+MODEL = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 24, "head_width": 32},
+    "text_cfg": {"context_length": 32, "width": 128, "heads": 4, "layers": 3},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Settings of the CLIP training."""
+
+    merges: int = 3000
+    templates: Sequence[str] = TEMPLATES[:8]
+    pairs: int = 24_000
+    steps: int = 2200
+    batch: int = 96  # pairs
+    rate: float = 1.2e-3
+    seed: int = 31
+
+
+def twins(p: Parameters, *, rng: random.Random) -> tuple[Parameters, list[str]]:
+    """Change one attribute or the style of every portrait; return the twins and what differs."""
+    names: list[str] = []
+    rows: list[Parameters] = []
+    holds = p.attributes().tolist()
+    for i in range(len(p)):
+        one = p.slice(slice(i, i + 1))
+        name = rng.choice(ATTRIBUTE_NAMES + STYLE_NAMES[1:] * 2)
+        grouped = any(name in members for members in ATTRIBUTE_GROUPS.values())
+        if name in STYLE_NAMES:
+            rows.append(one.with_style(name))
+        elif grouped or not holds[i][ATTRIBUTE_NAMES.index(name)]:
+            rows.append(one.with_values({name: 1.0}))
+        else:
+            rows.append(one.with_values({name: 0.0}))
+        names.append(name)
+    return Parameters.concatenate(rows), names
+
+
+def contrast(image_BE: Tensor, text_NE: Tensor, positive_BN: Tensor, scale: Tensor) -> Tensor:
+    """Return the symmetric cross entropy to all true pairs (UniCL)."""
+    logits = F.normalize(image_BE, dim=1) @ F.normalize(text_NE, dim=1).T * scale
+    target = positive_BN.float()
+    rows = -(logits.log_softmax(1) * target / target.sum(1, keepdim=True)).sum(1).mean()
+    columns = -(logits.log_softmax(0) * target / target.sum(0, keepdim=True)).sum(0).mean()
+    return 0.5 * (rows + columns)
+
+
+def train(config: ClipConfig, folder: Path) -> tuple[ClipModel, dict[str, float]]:
+    """Train and measure zero-shot on held-out people; returns the model and its numbers."""
+    torch.manual_seed(config.seed)
+    model = ClipModel(model=MODEL, merges=config.merges, templates=config.templates)
+    rng = random.Random(config.seed)
+    p = sample_parameters(config.pairs, seeded(config.seed))
+    q, differs = twins(p, rng=rng)
+    bank_p = aligned_bank(p, size=64, seed=config.seed, jitter=0.01)
+    bank_q = aligned_bank(q, size=64, seed=config.seed, jitter=0.01)
+    log = Log(folder / "clip.jsonl", name="clip", steps=config.steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=0.05, betas=(0.9, 0.98))
+    generator = seeded(config.seed + 2)
+    for step, rows in zip(range(config.steps), batches(len(p), batch=config.batch, generator=generator), strict=False):
+        set_rate(optimizer, config.rate * cosine(step, steps=config.steps))
+        both = Parameters.concatenate([p.slice(rows), q.slice(rows)])
+        said = captions(both, rng=rng, must=[differs[i] if rng.random() < 0.7 else None for i in rows.tolist()] * 2)
+        pictures = wear(to_float(torch.cat([bank_p[rows], bank_q[rows]])), generator=generator)
+        with half_precision():
+            image = model.embed_images(pictures)
+            text = model.embed_tokens(model.tokenize([c.text for c in said]))
+        positive = true_of(said, both)
+        loss = contrast(image.float(), text.float(), positive, model.clip.logit_scale.exp().clamp_max(60))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 0 or step + 1 == config.steps:
+            log(step, loss=loss.item(), scale=model.clip.logit_scale.exp().item())
+    numbers = measure(model.eval(), seed=HELD_OUT + 3)
+    log(config.steps, **numbers)
+    return model, numbers | {"training_s": round(log.seconds, 1)}
+
+
+@torch.no_grad()
+def measure(model: ClipModel, *, seed: int, n: int = 1200) -> dict[str, float]:
+    """Return zero-shot accuracies on held-out portraits and how well text directions match picture directions of twins."""
+    p = sample_parameters(n, seeded(seed))
+    rng = random.Random(seed)
+    q, differs = twins(p, rng=rng)
+    image_p = _embed(model, aligned_bank(p, size=64, seed=seed))
+    image_q = _embed(model, aligned_bank(q, size=64, seed=seed))
+    numbers = {}
+    for group, words in {"expression": EXPRESSION_WORDS, "hair_colour": HAIR_WORDS}.items():
+        text = F.normalize(model.embed_texts(list(words)), dim=1)
+        said = (F.normalize(image_p, dim=1) @ text.T).argmax(1)
+        right = p.columns(ATTRIBUTE_GROUPS[group]).argmax(1)
+        visible = ~p.attributes()[:, ATTRIBUTE_NAMES.index("bald")]
+        numbers[f"zero_shot_{group}"] = float((said == right)[visible].float().mean())
+    text = F.normalize(model.embed_texts(list(STYLE_WORDS)), dim=1)
+    numbers["zero_shot_style"] = float(((F.normalize(image_q, dim=1) @ text.T).argmax(1) == q.style).float().mean())
+    chosen = [i for i, name in enumerate(differs) if name in DIRECTION_WORDS and bool(q.attributes()[i, ATTRIBUTE_NAMES.index(name)])]
+    target = model.embed_texts([DIRECTION_WORDS[differs[i]] for i in chosen])
+    text_d = F.normalize(target - model.embed_texts(["a face"]), dim=1)
+    image_d = F.normalize(F.normalize(image_q[chosen], dim=1) - F.normalize(image_p[chosen], dim=1) + 1e-6, dim=1)
+    numbers["direction_cosine"] = float((text_d * image_d).sum(1).mean())
+    return numbers
+
+
+EXPRESSION_WORDS = ("a face with a neutral expression", "a face with a smile", "a face with a sad expression", "a face with a surprised expression", "a face with an angry expression")
+HAIR_WORDS = ("a face with black hair", "a face with brown hair", "a face with blond hair", "a face with red hair", "a face with grey hair")
+STYLE_WORDS = ("a photo of a face", "a pencil sketch of a face", "a cartoon of a face", "a mosaic of a face", "a zombie photo of a face", "an oil painting of a face", "a bronze statue of a face")  # fmt: skip
+DIRECTION_WORDS = {"smile": "a face with a smile", "glasses": "a face with glasses", "beard": "a face with a beard", "hat": "a face with a hat", "old": "an old face", "lipstick": "a face with lipstick"}  # fmt: skip
+
+
+def _embed(model: ClipModel, bank: Tensor) -> Tensor:
+    return torch.cat([model.embed_images(to_float(part)) for part in bank.split(400)])
