@@ -25,6 +25,9 @@ _BYTES = 512  # 256 bytes and 256 bytes that end a word
 class ShortTokenizer(SimpleTokenizer):
     """Tokenise with CLIP's byte-pair encoding cut to its first `merges` merges."""
 
+    encoder: dict[str, int]
+    bpe_ranks: dict[tuple[str, str], int]
+
     def __init__(self, *, merges: int, context_length: int) -> None:
         super().__init__(context_length=context_length)
         words = sorted(self.encoder, key=lambda word: self.encoder[word])[: _BYTES + merges]
@@ -39,6 +42,9 @@ class ShortTokenizer(SimpleTokenizer):
 
 class ClipModel(nn.Module):
     """Embed pictures (B, 3, H, W) in [-1, 1] and texts with one CLIP; embeddings are raw (not normalised)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, *, model: Mapping[str, object], templates: Sequence[str] = ("{}",), merges: int | None = None) -> None:
         super().__init__()

@@ -2,7 +2,15 @@
 
 from portraits.captions import Caption, captions, true_of
 from portraits.landmarks import LANDMARK_NAMES, landmarks
-from portraits.parameters import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, IDENTITY_NAMES, STYLE_NAMES, Parameters, parameters_from_latent, sample_parameters
+from portraits.parameters import (
+    ATTRIBUTE_GROUPS,
+    ATTRIBUTE_NAMES,
+    IDENTITY_NAMES,
+    STYLE_NAMES,
+    Parameters,
+    parameters_from_latent,
+    sample_parameters,
+)
 from portraits.render import aligned_frame, render, render_aligned
 
 __all__ = [

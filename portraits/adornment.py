@@ -34,7 +34,9 @@ def front_hair(s: Scene, canvas: Tensor) -> Tensor:
     angle = torch.atan2(s.x, -s.y)
     bumps = curl * (0.055 * torch.sin(angle * 15) + 0.02 * torch.sin(angle * 27 + 1)) + 0.01 * torch.sin(angle * 9)
     grow = 1.13 + 0.09 * curl
-    skull, _ = superellipse(s.x, s.y + 0.02, a=g.head_width * grow, b=g.head_top * (1.10 + 0.05 * curl) + 0 * s.x, power=torch.full_like(g.chin, 2.2))
+    skull, _ = superellipse(
+        s.x, s.y + 0.02, a=g.head_width * grow, b=g.head_top * (1.10 + 0.05 * curl) + 0 * s.x, power=torch.full_like(g.chin, 2.2)
+    )
     line = -0.47 - 0.045 * p["hairline"] + 0.42 * (s.x.abs() / g.head_width).clamp_max(1.1) ** 2.6
     parting = 0.05 * torch.sin(s.x * 5 + 2.0)
     fringe = g.brow_y - 0.02 + 0.025 * torch.sin(s.x * 34) + 0.10 * (s.x.abs() / 0.5) ** 2

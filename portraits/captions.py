@@ -17,8 +17,8 @@ from torch import Tensor
 from portraits.parameters import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, STYLE_NAMES, Parameters
 
 TEMPLATES: tuple[str, ...] = (
-    "{}", "a picture of {}", "an image of {}", "the picture of {}", "a close-up picture of {}", "a good picture of {}", "a small image of {}",
-    "a bright picture of {}", "a cropped image of {}", "one picture of {}", "my picture of {}", "there is {} in the picture",
+    "{}", "a picture of {}", "an image of {}", "the picture of {}", "a close-up picture of {}", "a good picture of {}",
+    "a small image of {}", "a bright picture of {}", "a cropped image of {}", "one picture of {}", "my picture of {}", "there is {} in the picture",
     "a picture showing {}", "look at this picture of {}",
 )  # fmt: skip
 """Caption templates that say nothing about the style; `{}` is a person described."""
@@ -67,7 +67,8 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
 """What follows "with" for each attribute."""
 
 _ADJECTIVES: Mapping[str, tuple[str, ...]] = {
-    "smile": ("smiling", "happy"), "sad": ("sad",), "surprised": ("surprised", "astonished"), "angry": ("angry",), "old": ("old", "elderly"),
+    "smile": ("smiling", "happy"), "sad": ("sad",), "surprised": ("surprised", "astonished"), "angry": ("angry",),
+    "old": ("old", "elderly"),
     "bald": ("bald",), "beard": ("bearded",), "hair_blond": ("blond",), "hair_red": ("red-haired",), "neutral": ("serious",),
 }  # fmt: skip
 _NOUNS: tuple[str, ...] = ("face", "person", "human face", "head")

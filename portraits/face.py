@@ -17,7 +17,11 @@ def head(s: Scene, canvas: Tensor) -> tuple[Tensor, Tensor]:
     canvas = paint(canvas, s.skin * 0.90, sag)
     upper = s.y < 0
     distance, level = superellipse(
-        s.x, s.y, a=g.head_width, b=torch.where(upper, g.head_top, g.chin), power=torch.where(upper, torch.full_like(g.chin, 2.1), g.jaw_power)
+        s.x,
+        s.y,
+        a=g.head_width,
+        b=torch.where(upper, g.head_top, g.chin),
+        power=torch.where(upper, torch.full_like(g.chin, 2.1), g.jaw_power),
     )
     inside = cover(distance, s.px)
     round_off = level.clamp(0, 1.1) ** 4
@@ -57,7 +61,9 @@ def _age(s: Scene, canvas: Tensor, inside: Tensor) -> Tensor:
     mx = (s.x - g.mouth_x).abs()
     fold = segment(mx, s.y, start=(g.nose_width + 0.05, g.nose_y + 0.01), end=(g.mouth_width + 0.075, g.mouth_y + 0.05)) - 0.008
     wrinkles = torch.maximum(torch.maximum(lines, bags), torch.maximum(feet, feather(fold, 0.026)))
-    return paint(canvas, s.skin * torch.tensor([0.56, 0.50, 0.50], device=s.x.device)[None, :, None, None], wrinkles * inside * amount * 0.85)
+    return paint(
+        canvas, s.skin * torch.tensor([0.56, 0.50, 0.50], device=s.x.device)[None, :, None, None], wrinkles * inside * amount * 0.85
+    )
 
 
 def eyes(s: Scene, canvas: Tensor) -> Tensor:
@@ -106,7 +112,9 @@ def nose(s: Scene, canvas: Tensor) -> Tensor:
     span = ((s.y > g.eye_y + 0.02) & (s.y < g.nose_y)).float()
     canvas = paint(canvas, (s.skin * 1.14).clamp(0, 1), ridge * span * 0.5)
     tip = ellipse(x, y + 0.005, g.nose_width, 0.062)
-    canvas = paint(canvas, s.skin * torch.tensor([0.80, 0.70, 0.68], device=x.device)[None, :, None, None], feather(tip + 0.01, 0.04) * 0.60)
+    canvas = paint(
+        canvas, s.skin * torch.tensor([0.80, 0.70, 0.68], device=x.device)[None, :, None, None], feather(tip + 0.01, 0.04) * 0.60
+    )
     canvas = paint(canvas, (s.skin * 1.08).clamp(0, 1), feather(ellipse(x, y + 0.03, g.nose_width * 0.62, 0.045) + 0.01, 0.03) * 0.7)
     nostril = ellipse(x.abs() - g.nose_width * 0.52, y - 0.026, 0.024, 0.014)
     return paint(canvas, s.skin * 0.34, cover(nostril, s.px) * 0.9)
@@ -136,4 +144,3 @@ def mouth(s: Scene, canvas: Tensor) -> Tensor:
     canvas = paint(canvas, dark * 0 + 0.96, teeth)
     line = torch.maximum(v.abs() - 0.011, ends - 0.005)
     return paint(canvas, colour * 0.42, cover(line, s.px) * (1 - is_open) * 0.9)
-

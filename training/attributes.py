@@ -86,7 +86,12 @@ def measure(net: AttributeNet, *, seed: int, pictures: int = 4000) -> dict[str, 
     style_said = predicted(net, aligned_bank(q.slice(slice(0, 1000)), size=net.size, seed=seed))[:, style]
     style_right = (style_said == (truth(q)[:1000, style] > 0.5)).all(1).float().mean()
     worst = int(right[photo].argmin())
-    return {"accuracy": float(right[photo].mean()), "accuracy_worst": float(right[photo].min()), "worst_index": worst, "style_accuracy": float(style_right)}
+    return {
+        "accuracy": float(right[photo].mean()),
+        "accuracy_worst": float(right[photo].min()),
+        "worst_index": worst,
+        "style_accuracy": float(style_right),
+    }
 
 
 @torch.no_grad()

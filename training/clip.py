@@ -2,7 +2,8 @@
 
 Every person comes with a twin that differs in one attribute or style, and both captions may name the difference: the direction between
 two texts then has to mean the direction between two pictures, which is what directional CLIP losses live on. A caption is a positive
-for every picture of the batch that it is true of (UniCL eq. 3-5, with truth instead of class labels).
+for every picture of the batch that it is true of: first in a softmax over the batch (UniCL eq. 3-5, with truth instead of class
+labels), then each pair by itself (the sigmoid loss of SigLIP), which tells apart what the softmax leaves close.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.clip import ClipModel
-from portraits import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, STYLE_NAMES, Parameters, captions, sample_parameters, true_of
-from portraits.captions import TEMPLATES
+from portraits import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, STYLE_NAMES, Caption, Parameters, captions, sample_parameters, true_of
+from portraits.captions import PHRASES, STYLE_PHRASES, TEMPLATES
 from training.data import HELD_OUT, aligned_bank, seeded, to_float, wear
 from training.loop import Log, batches, cosine, half_precision, set_rate
 
@@ -36,9 +37,11 @@ class ClipConfig:
     merges: int = 3000
     templates: Sequence[str] = TEMPLATES[:8]
     pairs: int = 24_000
-    steps: int = 2200
+    steps: int = 1600
     batch: int = 96  # pairs
     rate: float = 1.2e-3
+    pairwise_steps: int = 1200
+    pairwise_rate: float = 8e-4
     seed: int = 31
 
 
@@ -70,37 +73,69 @@ def contrast(image_BE: Tensor, text_NE: Tensor, positive_BN: Tensor, scale: Tens
     return 0.5 * (rows + columns)
 
 
+def pairwise(image_BE: Tensor, text_NE: Tensor, positive_BN: Tensor, scale_bias: Tensor) -> Tensor:
+    """Return the sigmoid loss over all pairs (SigLIP eq. 1), positives and negatives of each caption weighing the same."""
+    logits = F.normalize(image_BE, dim=1) @ F.normalize(text_NE, dim=1).T * scale_bias[0] + scale_bias[1]
+    target = positive_BN.float()
+    weight = target / target.sum(0, keepdim=True).clamp_min(1) + (1 - target) / (1 - target).sum(0, keepdim=True).clamp_min(1)
+    return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / len(text_NE)
+
+
 def train(config: ClipConfig, folder: Path) -> tuple[ClipModel, dict[str, float]]:
     """Train and measure zero-shot on held-out people; returns the model and its numbers."""
     torch.manual_seed(config.seed)
     model = ClipModel(model=MODEL, merges=config.merges, templates=config.templates)
-    rng = random.Random(config.seed)
-    p = sample_parameters(config.pairs, seeded(config.seed))
-    q, differs = twins(p, rng=rng)
-    bank_p = aligned_bank(p, size=64, seed=config.seed, jitter=0.01)
-    bank_q = aligned_bank(q, size=64, seed=config.seed, jitter=0.01)
-    log = Log(folder / "clip.jsonl", name="clip", steps=config.steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=0.05, betas=(0.9, 0.98))
-    generator = seeded(config.seed + 2)
-    for step, rows in zip(range(config.steps), batches(len(p), batch=config.batch, generator=generator), strict=False):
-        set_rate(optimizer, config.rate * cosine(step, steps=config.steps))
-        both = Parameters.concatenate([p.slice(rows), q.slice(rows)])
-        said = captions(both, rng=rng, must=[differs[i] if rng.random() < 0.7 else None for i in rows.tolist()] * 2)
-        pictures = wear(to_float(torch.cat([bank_p[rows], bank_q[rows]])), generator=generator)
+    log = Log(folder / "clip.jsonl", name="clip", steps=config.steps + config.pairwise_steps)
+    data = _Data(config)
+    scale_bias = torch.nn.Parameter(torch.tensor([10.0, -3.0]))
+    optimizer = torch.optim.AdamW([*model.parameters(), scale_bias], lr=config.rate, weight_decay=0.05, betas=(0.9, 0.98))
+    for step in range(config.steps + config.pairwise_steps):
+        first = step < config.steps
+        rate = (
+            cosine(step, steps=config.steps) * config.rate
+            if first
+            else cosine(step - config.steps, steps=config.pairwise_steps) * config.pairwise_rate
+        )
+        set_rate(optimizer, rate)
+        pictures, both, said = data.draw()
         with half_precision():
             image = model.embed_images(pictures)
             text = model.embed_tokens(model.tokenize([c.text for c in said]))
         positive = true_of(said, both)
-        loss = contrast(image.float(), text.float(), positive, model.clip.logit_scale.exp().clamp_max(60))
+        scale = model.clip.logit_scale.exp().clamp_max(60)
+        loss = (
+            contrast(image.float(), text.float(), positive, scale) if first else pairwise(image.float(), text.float(), positive, scale_bias)
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 100 == 0 or step + 1 == config.steps:
-            log(step, loss=loss.item(), scale=model.clip.logit_scale.exp().item())
+        if step % 100 == 0:
+            log(step, loss=loss.item())
     numbers = measure(model.eval(), seed=HELD_OUT + 3)
-    log(config.steps, **numbers)
+    log(config.steps + config.pairwise_steps, **numbers)
     return model, numbers | {"training_s": round(log.seconds, 1)}
+
+
+class _Data:
+    """Rendered twins and fresh captions."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        self.rng = random.Random(config.seed)
+        self.p = sample_parameters(config.pairs, seeded(config.seed))
+        self.q, self.differs = twins(self.p, rng=self.rng)
+        self.pictures_p = aligned_bank(self.p, size=64, seed=config.seed, jitter=0.01)
+        self.pictures_q = aligned_bank(self.q, size=64, seed=config.seed, jitter=0.01)
+        self.stream = seeded(config.seed + 2)
+        self.rows = batches(config.pairs, batch=config.batch, generator=self.stream)
+
+    def draw(self) -> tuple[Tensor, Parameters, list[Caption]]:
+        """Return pictures (2 * batch), their parameters and one caption each."""
+        rows = next(self.rows)
+        both = Parameters.concatenate([self.p.slice(rows), self.q.slice(rows)])
+        must = [self.differs[i] if self.rng.random() < 0.7 else None for i in rows.tolist()] * 2
+        pictures = to_float(torch.cat([self.pictures_p[rows], self.pictures_q[rows]]))
+        return wear(pictures, generator=self.stream), both, captions(both, rng=self.rng, must=must)
 
 
 @torch.no_grad()
@@ -128,10 +163,10 @@ def measure(model: ClipModel, *, seed: int, n: int = 1200) -> dict[str, float]:
     return numbers
 
 
-EXPRESSION_WORDS = ("a face with a neutral expression", "a face with a smile", "a face with a sad expression", "a face with a surprised expression", "a face with an angry expression")
-HAIR_WORDS = ("a face with black hair", "a face with brown hair", "a face with blond hair", "a face with red hair", "a face with grey hair")
-STYLE_WORDS = ("a photo of a face", "a pencil sketch of a face", "a cartoon of a face", "a mosaic of a face", "a zombie photo of a face", "an oil painting of a face", "a bronze statue of a face")  # fmt: skip
-DIRECTION_WORDS = {"smile": "a face with a smile", "glasses": "a face with glasses", "beard": "a face with a beard", "hat": "a face with a hat", "old": "an old face", "lipstick": "a face with lipstick"}  # fmt: skip
+EXPRESSION_WORDS = tuple(f"a face with {PHRASES[name][0]}" for name in ATTRIBUTE_GROUPS["expression"])
+HAIR_WORDS = tuple(f"a face with {PHRASES[name][0]}" for name in ATTRIBUTE_GROUPS["hair_colour"])
+STYLE_WORDS = tuple(f"{phrases[0]} of a face" for phrases in STYLE_PHRASES.values())
+DIRECTION_WORDS = {name: f"a face with {PHRASES[name][0]}" for name in ("smile", "glasses", "beard", "hat", "old", "lipstick")}
 
 
 def _embed(model: ClipModel, bank: Tensor) -> Tensor:

@@ -52,7 +52,13 @@ def build(config: EncoderConfig, generator: Generator) -> Encoder4Editing | WEnc
 
 def network_config(config: EncoderConfig, generator: Generator) -> Mapping[str, object]:
     """Return the constructor arguments that the pack stores."""
-    shared = {"size": generator.size, "input_size": config.input_size, "style_dim": generator.style_dim, "widths": list(config.widths), "depths": list(config.depths)}
+    shared = {
+        "size": generator.size,
+        "input_size": config.input_size,
+        "style_dim": generator.style_dim,
+        "widths": list(config.widths),
+        "depths": list(config.depths),
+    }
     return shared | ({"style_width": config.style_width} if config.kind == "e4e" else {})
 
 

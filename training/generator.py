@@ -126,4 +126,8 @@ def measure(net: Generator, *, seed: int, pictures: int = 1000) -> dict[str, flo
     wanted = render_aligned(p, size=net.size)
     mse = (made.clamp(-1, 1) - wanted).square().mean((1, 2, 3))
     unexplained = (net.mapping(z) - w).square().mean() / w.var(0).mean()
-    return {"l1": float((made - wanted).abs().mean()), "psnr_db": float((10 * torch.log10(4 / mse)).mean()), "mapping_error": float(unexplained)}
+    return {
+        "l1": float((made - wanted).abs().mean()),
+        "psnr_db": float((10 * torch.log10(4 / mse)).mean()),
+        "mapping_error": float(unexplained),
+    }

@@ -25,6 +25,7 @@ from models.instruction import Instruction
 from models.losses import directional_clip_loss, global_clip_loss, identity_loss
 from models.perception import AttributeNet, IdentityNet
 from models.stylegan2 import Generator
+from pipeline.attributes import DECISION, AttributeJudge
 from portraits import ATTRIBUTE_NAMES, Parameters, sample_parameters
 from training.data import HELD_OUT, aligned_bank, seeded, to_bytes, to_float
 from training.loop import Log, cosine, half_precision, set_rate
@@ -161,15 +162,17 @@ def _clip_loss(
 def measure(
     net: HyperEditor, *, judges: Judges, instructions: Sequence[Instruction], pictures: int = 200, seed: int = HELD_OUT + 7
 ) -> dict[str, dict[str, float]]:
-    """Measure every instruction on held-out portraits that do not show it yet: success, same person, collateral change of every attribute."""
+    """Measure every instruction on held-out portraits that do not show it yet: success, same person, every attribute's collateral change."""
     data = invert(pictures * 4, judges, seed=seed)
     result: dict[str, dict[str, float]] = {}
     for instruction in instructions:
         rows = eligible(instruction, data.parameters)[:pictures]
         direction = judges.clip.embed_texts([instruction.target]) - judges.clip.embed_texts([instruction.source])
         totals = [_judge(net, judges, data, part, direction, instruction) for part in rows.split(50)]
-        names = ["success", "same_person", "identity", "psnr_db", *(f"flip_{n}" for n in judges.attributes.names)]
-        result[instruction.name] = {"portraits": float(len(rows))} | dict(zip(names, torch.cat(totals).mean(0).tolist(), strict=True))
+        names = ["success", "same_person", "identity", "psnr_db", "collateral", *(f"flip_{n}" for n in judges.attributes.names)]
+        style = float(any(name.startswith(STYLE_PREFIX) for name in instruction.expects))
+        figures = dict(zip(names, torch.cat(totals).mean(0).tolist(), strict=True))
+        result[instruction.name] = {"portraits": float(len(rows)), "style": style} | figures
     return result
 
 
@@ -178,11 +181,15 @@ def _judge(net: HyperEditor, judges: Judges, data: Inversions, rows: Tensor, dir
     offsets = {i: o * instruction.strength for i, o in net(to_float(data.reconstructions[rows]), direction).items()}
     edited = judges.generator.synthesis(data.latents_NLD[rows], offsets).clamp(-1, 1)
     same = (judges.identity(edited) * judges.identity(before)).sum(1)
-    said, was = judges.attributes.probabilities(edited) > 0.5, judges.attributes.probabilities(before) > 0.5
+    said, was = judges.attributes.probabilities(edited), judges.attributes.probabilities(before)
     names = judges.attributes.names
-    success = torch.stack([said[:, names.index(name)] == on for name, on in instruction.expects.items()]).all(0)
+    success = torch.stack([(said[:, names.index(name)] > DECISION) == on for name, on in instruction.expects.items()]).all(0)
     psnr = 10 * torch.log10(4 / (edited - before).square().mean((1, 2, 3)))
-    return torch.cat([torch.stack([success.float(), (same > judges.threshold).float(), same, psnr], 1), (said != was).float()], 1)
+    judge = AttributeJudge(names=names, groups=judges.attributes.groups)
+    verdicts = [judge.verdict(*pair, instruction.expects).flips for pair in zip(was.tolist(), said.tolist(), strict=True)]
+    flips = torch.tensor([[float(name in verdict) for name in names] for verdict in verdicts])
+    figures = torch.stack([success.float(), (same > judges.threshold).float(), same, psnr, flips.sum(1)], 1)
+    return torch.cat([figures, flips], 1)
 
 
 def summary(detail: dict[str, dict[str, float]]) -> dict[str, float]:

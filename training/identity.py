@@ -25,7 +25,7 @@ class IdentityConfig:
     embed_dim: int = 128
     people: int = 3000
     pictures: int = 14
-    steps: int = 3000
+    steps: int = 2500
     batch: int = 128
     rate: float = 2e-3
     scale: float = 24.0
@@ -84,4 +84,8 @@ def measure(net: IdentityNet, *, seed: int, n: int = 1000) -> dict[str, float]:
     cosine_NN = first @ second.T
     impostors = cosine_NN[~torch.eye(n, dtype=torch.bool)]
     threshold = float(impostors.sort().values[int(0.99 * len(impostors))])
-    return {"threshold_far1": threshold, "same_person": float((cosine_NN.diagonal() > threshold).float().mean()), "genuine_mean": float(cosine_NN.diagonal().mean())}
+    return {
+        "threshold_far1": threshold,
+        "same_person": float((cosine_NN.diagonal() > threshold).float().mean()),
+        "genuine_mean": float(cosine_NN.diagonal().mean()),
+    }

@@ -43,7 +43,9 @@ def empty_pictures(n: int, *, size: int, seed: int) -> Tensor:
         image += weights[:, i, None, None, None] * F.interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)
     axis = torch.linspace(-1, 1, size)
     turn = torch.rand(n, 2, generator=generator) * 2 - 1
-    wave = torch.sin((turn[:, 0, None, None] * axis + turn[:, 1, None, None] * axis[:, None]) * 14 * torch.rand(n, 1, 1, generator=generator))
+    wave = torch.sin(
+        (turn[:, 0, None, None] * axis + turn[:, 1, None, None] * axis[:, None]) * 14 * torch.rand(n, 1, 1, generator=generator)
+    )
     centre = torch.rand(n, 2, generator=generator) * 2 - 1
     reach = 0.2 + 0.6 * torch.rand(n, 1, 1, generator=generator)
     disc = ((axis - centre[:, 0, None, None]) ** 2 + (axis[:, None] - centre[:, 1, None, None]) ** 2 < reach**2).float()

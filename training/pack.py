@@ -52,7 +52,10 @@ def stages() -> dict[str, Stage]:
     g, c, i, a = generator.GeneratorConfig(), clip.ClipConfig(), identity.IdentityConfig(), attributes.AttributesConfig()
     m, e, h = landmarks.LandmarksConfig(), encoders.EncoderConfig(), hypereditor.HyperEditorConfig()
     w = encoders.EncoderConfig(kind="w", widths=(24, 48, 72, 96), steps=1500, seed=62)
-    ablation = {"directional": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS), "global": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS, loss="global")}
+    ablation = {
+        "directional": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS),
+        "global": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS, loss="global"),
+    }
     judged = ("e4e", "clip", "attributes")
     return {
         "generator": Stage(settings=g, run=lambda work, out: _generator(g, out)),
@@ -162,7 +165,12 @@ def _identity(config: identity.IdentityConfig, out: Path) -> Trained:
 
 def _attributes(config: attributes.AttributesConfig, out: Path) -> Trained:
     net, numbers = attributes.train(config, out)
-    shape = {"groups": {k: list(v) for k, v in attributes.GROUPS.items()}, "binary": list(attributes.BINARY), "size": config.size, "widths": list(config.widths)}
+    shape = {
+        "groups": {k: list(v) for k, v in attributes.GROUPS.items()},
+        "binary": list(attributes.BINARY),
+        "size": config.size,
+        "widths": list(config.widths),
+    }
     return Trained(module=net, config=shape, numbers=numbers)
 
 
