@@ -1,0 +1,245 @@
+"""One batch of aligned samples through invert, edit, score and encode; a sample that fails does not take its neighbours along."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.editors import Editor
+from models.inverters import Inverter
+from models.pack import Pack
+from pipeline.edit import edit
+from pipeline.feed import Ready
+from pipeline.frechet import ShardMoments
+from pipeline.images import ImageHWC
+from pipeline.invert import Inversion, invert, to_pixels, to_tensor
+from pipeline.manifest import Edited, Method, Row, edit_row, scores_of
+from pipeline.sample import FailedSample, SampleFailure
+from pipeline.score import Scorer
+from pipeline.settings import Wish
+
+PNG_LEVEL = 4
+MAX_REASON = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods:
+    """The networks that a worker holds."""
+
+    pack: Pack
+    inverter: Inverter
+    editor: Editor
+    scorer: Scorer
+    names: Method
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A sample as it goes to disk."""
+
+    key: str
+    members: dict[str, bytes]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """Samples in the order that they came, and the moments of those that were edited."""
+
+    samples: list[Finished | FailedSample] = field(default_factory=list)
+    moments: ShardMoments | None = None
+
+    def __add__(self, other: BatchResult) -> BatchResult:
+        moments = self.moments.merge(other.moments) if self.moments and other.moments else self.moments or other.moments
+        return BatchResult(samples=self.samples + other.samples, moments=moments)
+
+
+class DeviceLostError(RuntimeError):
+    """The GPU is in a state that only a new process can leave."""
+
+
+class _StageError(Exception):
+    def __init__(self, stage: str, cause: Exception) -> None:
+        super().__init__(stage, cause)
+        self.stage, self.cause = stage, cause
+
+
+def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchResult:
+    """Edit a batch by all instructions.
+
+    When it raises, every sample runs again alone and those that raise again fail with stage and reason. Out of memory, the batch is
+    halved, and halved again, with a warning. Raises DeviceLostError when the GPU needs a new process.
+    """
+    try:
+        return _run(batch, methods, wish)
+    except _StageError as error:
+        if _is_device_lost(error.cause):
+            raise DeviceLostError(f"{error.stage}: {error.cause}") from error
+        if len(batch) == 1:
+            return BatchResult(samples=[batch[0].sample.failed(_failure(error))])
+        parts = _halves(batch, error) if _is_out_of_memory(error.cause) else [[ready] for ready in batch]
+    if methods.device != "cpu":
+        torch.cuda.empty_cache()
+    result = BatchResult()
+    for part in parts:
+        result = result + run_batch(part, methods=methods, wish=wish)
+    return result
+
+
+def _halves(batch: Sequence[Ready], error: _StageError) -> list[Sequence[Ready]]:
+    half = (len(batch) + 1) // 2
+    shard = batch[0].sample.shard
+    print(
+        f"WARNING: shard {shard}, stage {error.stage}: out of memory with {len(batch)} pictures, trying {half}; "
+        f"--batch_size {half} avoids the detour",
+        file=sys.stderr,
+        flush=True,
+    )
+    return [batch[:half], batch[half:]]
+
+
+def _failure(error: _StageError) -> SampleFailure:
+    if isinstance(error.cause, SampleFailure):
+        return error.cause
+    return SampleFailure(error.stage, f"{type(error.cause).__name__}: {error.cause}"[:MAX_REASON])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _is_device_lost(error: Exception) -> bool:
+    return isinstance(error, torch.AcceleratorError) and not _is_out_of_memory(error)
+
+
+@contextmanager
+def _at(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _StageError(stage, error) from error
+
+
+@torch.no_grad()
+def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
+    torch.manual_seed(wish.seed)
+    generator, scorer = methods.pack.generator(), methods.scorer
+    aligned_BCHW = to_tensor([ready.aligned_HWC for ready in batch], device=methods.device)
+    with _at("invert"):
+        inversion = invert(methods.inverter, generator, aligned_BCHW)
+        inverted = _finite_pixels(inversion.image_BCHW, "invert", "the inversion")
+    with _at("score"):
+        source = scorer.source(aligned_BCHW, to_tensor(inverted, device=methods.device))
+        features = source.aligned.clip_BE.shape[1]
+        moments = ShardMoments.empty(features, [instruction.name for instruction in wish.instructions])
+        moments.source.update(source.aligned.clip_BE)
+    members = [_kept(ready, inversion, row, inverted, wish.keep) for row, ready in enumerate(batch)]
+    edited: list[list[Edited]] = [[] for _ in batch]
+    for instruction in wish.instructions:
+        with _at("edit"):
+            image_BCHW = edit(methods.editor, generator, inversion, instruction=instruction)
+            pictures = _finite_pixels(image_BCHW, "edit", f"instruction '{instruction.name}'")
+        with _at("score"):
+            written_BCHW = to_tensor(pictures, device=methods.device)
+            scores = scorer.edit(source, written_BCHW, instruction, moments=moments.edits[instruction.name])
+        for row, picture in enumerate(pictures):
+            png = _png(picture)
+            members[row][f"{instruction.name}.png"] = png
+            edited[row].append(Edited(instruction=instruction, image_sha256=hashlib.sha256(png).hexdigest(), scores=scores[row]))
+    with _at("write"):
+        rows = zip(batch, members, edited, strict=True)
+        samples = [_finish(ready, written, made, methods=methods, keep=wish.keep) for ready, written, made in rows]
+    return BatchResult(samples=list(samples), moments=moments)
+
+
+def _finite_pixels(image_BCHW: Tensor, stage: str, what: str) -> list[ImageHWC]:
+    """Return pixels. Raises SampleFailure when any value is not a number: alone, a sample is judged by itself."""
+    if not torch.isfinite(image_BCHW).all():
+        raise SampleFailure(stage, f"{what} made a picture with values that are not finite numbers")
+    return to_pixels(image_BCHW)
+
+
+def _kept(ready: Ready, inversion: Inversion, row: int, inverted: Sequence[ImageHWC], keep: frozenset[str]) -> dict[str, bytes]:
+    """Return the members of one sample that do not depend on an instruction."""
+    members = {"aligned.png": _png(ready.aligned_HWC)}
+    if "inversion" in keep:
+        members["inversion.png"] = _png(inverted[row])
+    if "latents" in keep:
+        buffer = io.BytesIO()
+        np.save(buffer, inversion.state.latents_BLD[row].float().cpu().numpy(), allow_pickle=False)
+        members["latents.npy"] = buffer.getvalue()
+    return members
+
+
+def _finish(ready: Ready, members: dict[str, bytes], edited: Sequence[Edited], *, methods: Methods, keep: frozenset[str]) -> Finished:
+    sample, names = ready.sample, methods.names
+    record = {
+        "key": sample.key,
+        "shard": sample.shard,
+        "index": sample.index,
+        "pack": methods.pack.sha256,
+        **asdict(names),
+        "features": dict(methods.scorer.features),
+        "instructions": [_entry(one) for one in edited],
+    }
+    members["edits.json"] = (json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+    rows = tuple(edit_row(sample.key, sample.shard, sample.index, edited=one, method=names) for one in edited)
+    return Finished(key=sample.key, members=_beside(_passed_through(ready, keep), members), rows=rows)
+
+
+def _passed_through(ready: Ready, keep: frozenset[str]) -> dict[str, bytes]:
+    return ready.sample.members if "original" in keep else ready.sample.passed_through
+
+
+def _beside(passed: dict[str, bytes], written: dict[str, bytes]) -> dict[str, bytes]:
+    """Join both; an input member whose name is taken (this input was an output once) gets `input.` in front."""
+    joined = dict(written)
+    for ext in sorted(passed):
+        name = ext
+        while name in joined or (name != ext and name in passed):
+            name = f"input.{name}"
+        joined[name] = passed[ext]
+    return joined
+
+
+def _entry(edited: Edited) -> dict[str, object]:
+    instruction = edited.instruction
+    return {
+        "name": instruction.name,
+        "source": instruction.source,
+        "target": instruction.target,
+        "strength": instruction.strength,
+        "image_sha256": edited.image_sha256,
+        "scores": scores_of(edited.scores),
+    }
+
+
+def _png(picture: ImageHWC) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def load_methods(pack: Pack, *, inverter: str, editor: str, device: str) -> Methods:
+    """Build the networks that the configuration names, on a device."""
+    return Methods(
+        pack=pack,
+        inverter=pack.inverter(inverter),
+        editor=pack.editor(editor),
+        scorer=Scorer(pack, device=device),
+        names=Method(inverter=inverter, editor=editor, backend=f"torch-{device}"),
+        device=device,
+    )
+
+

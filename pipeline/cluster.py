@@ -1,0 +1,130 @@
+"""The Ray that a job runs on: join the one that is there or start one for this job, and decide how wide to run.
+
+Ray reads RAY_AUTH_MODE when it is imported: call `offer_token` before that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import ConfigError, EditConfig
+
+FEED_CPUS = 0.5
+CPUS_PER_THREAD = 0.5  # a worker and its feed take turns: together they fill `threads` cores
+MAX_DEFAULT_THREADS = 4
+AUTH_MODE, AUTH_TOKEN, AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What a Ray can give at most, an autoscaler's limits included."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+    """Cores of its largest machine."""
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How many workers, and what each holds."""
+
+    min_workers: int
+    max_workers: int
+    threads: int
+    gpus: float
+    cpus: float
+    device: str
+
+    def __str__(self) -> str:
+        workers = str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers} to {self.max_workers}"
+        each = f"{self.gpus:g} GPU" if self.gpus else "no GPU"
+        return f"{workers} worker(s) on {self.device}, each {each} and {self.threads} threads"
+
+
+def connect() -> Cluster:
+    """Join the Ray of RAY_ADDRESS, or start one on this machine that ends with this process.
+
+    A Ray started here asks for a token that only this process and its children know. Raises ConfigError when the cluster cannot be
+    reached.
+    """
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(log_to_driver=True, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: cannot join this Ray: {error}\n"
+                f"If it asks for a token, set {AUTH_MODE}=token and {AUTH_TOKEN_PATH} to the file that holds it"
+            ) from error
+    else:
+        if not _has_token():  # or Ray would write one into the home folder
+            os.environ[AUTH_TOKEN] = secrets.token_hex(32)
+        ray.init(address="local", include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
+    return _measure()
+
+
+def disconnect() -> None:
+    """Leave the Ray; one that `connect` started ends."""
+    import ray
+
+    ray.shutdown()
+
+
+def offer_token() -> None:
+    """Turn token authentication on where a token is at hand and the job joins a Ray; Ray does so only for one that it found by itself."""
+    token = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_ADDRESS") and AUTH_MODE not in os.environ and (_has_token() or token.is_file()):
+        os.environ[AUTH_MODE] = "token"
+
+
+def _has_token() -> bool:
+    return bool({AUTH_TOKEN, AUTH_TOKEN_PATH} & os.environ.keys())
+
+
+def _measure() -> Cluster:
+    import ray
+    from ray._private.state import state
+
+    now = ray.cluster_resources()
+    limits = state.get_max_resources_from_cluster_config() or {}
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        cpus=max(now.get("CPU", 0.0), limits.get("CPU", 0.0)),
+        gpus=max(now.get("GPU", 0.0), limits.get("GPU", 0.0)),
+        node_cpus=max(nodes, default=1.0),
+        address=ray.get_runtime_context().gcs_address,
+    )
+
+
+def plan_pool(config: EditConfig, cluster: Cluster, *, shards: int) -> Pool:
+    """Decide how many workers to hold. Raises ConfigError when more is asked for than the cluster has."""
+    wanted = config.workers
+    gpus = wanted.gpus if wanted.gpus is not None else float(config.device != "cpu" and (cluster.gpus > 0 or config.device == "cuda"))
+    threads = wanted.threads or max(1, min(MAX_DEFAULT_THREADS, int(cluster.node_cpus)))
+    cpus = 0.0 if gpus else min(threads * CPUS_PER_THREAD, max(cluster.node_cpus - FEED_CPUS, FEED_CPUS))
+    fit = int(cluster.gpus / gpus + 1e-6) if gpus else max(1, int(cluster.cpus / threads))
+    asked = max(wanted.min, wanted.max or 0)
+    if gpus and asked * gpus > cluster.gpus or gpus > cluster.gpus:
+        raise ConfigError(
+            f"--workers: {max(asked, 1)} x {gpus:g} GPUs asked for, but the cluster at {cluster.address} has {cluster.gpus:g}; "
+            "lower --workers.min, --workers.max or --workers.gpus, or use --device cpu"
+        )
+    if not gpus and wanted.min * cpus + FEED_CPUS > max(cluster.cpus, cpus + FEED_CPUS):
+        raise ConfigError(
+            f"--workers.min {wanted.min} x --workers.threads {threads} does not fit the {cluster.cpus:g} cores of the cluster at "
+            f"{cluster.address}: {math.floor(cluster.cpus / threads)} workers fit"
+        )
+    most = max(1, min(wanted.max or fit, shards))
+    return Pool(
+        min_workers=min(wanted.min, most), max_workers=most, threads=threads, gpus=gpus, cpus=cpus, device="cuda" if gpus else "cpu"
+    )

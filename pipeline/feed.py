@@ -1,0 +1,129 @@
+"""Feed: read a shard, decode its pictures, cut out the faces; on a CPU, in chunks, in the order of the shard.
+
+Runs as a streaming Ray task beside the worker that edits: chunks wait in Ray's object store, four at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pipeline.align import Aligner
+from pipeline.images import ImageHWC, Limits, decode_image
+from pipeline.sample import FailedSample, Sample, SampleFailure, ShardFailure
+from pipeline.shards import ShardReader
+
+CHUNK_SAMPLES = 32
+CHUNK_PIXEL_BYTES = 64 << 20  # of decoded pictures
+KILLED = "worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to read, and how."""
+
+    url: str
+    name: str
+    limits: Limits = field(default_factory=Limits)
+    image_ext: str = ""
+    first: int = 0
+    """Stop after this many samples; 0 reads all."""
+    killers: frozenset[int] = frozenset()
+    """Indices of samples that ended a process: they fail without being looked at."""
+    one_by_one: bool = False
+    """Make chunks of one sample, so that a sample that ends a process can be told from its neighbours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What is known of a shard before its first sample; `damage` says where it stops being readable."""
+
+    sha256: str = ""
+    samples: int = 0
+    damage: ShardFailure | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A sample whose face was found and cut out."""
+
+    sample: Sample
+    aligned_HWC: ImageHWC
+
+
+Chunk = list[Ready | FailedSample]
+
+
+def read_shard(task: ShardTask, aligner: Aligner) -> Iterator[Opened | Chunk]:
+    """Yield what is known of the shard, then its samples in chunks, in order.
+
+    Nothing that a file holds makes it raise; an OSError means that the storage failed.
+    """
+    try:
+        reader = ShardReader(task.url, limits=task.limits, image_ext=task.image_ext).__enter__()
+    except ShardFailure as failure:
+        yield Opened(damage=failure)
+        return
+    with reader:
+        count = min(len(reader), task.first) if task.first else len(reader)
+        yield Opened(sha256=reader.sha256, samples=count, damage=reader.damage, notes=reader.notes)
+        buffer = _Buffer(aligner, samples=1 if task.one_by_one else CHUNK_SAMPLES)
+        for item in islice(reader, count):
+            buffer.add(_decoded(item, task))
+            if buffer.full:
+                yield buffer.flush()
+        if buffer.entries:
+            yield buffer.flush()
+
+
+def _decoded(item: Sample | FailedSample, task: ShardTask) -> tuple[Sample, ImageHWC] | FailedSample:
+    if isinstance(item, FailedSample):
+        return item
+    if item.index in task.killers:
+        reason = "every process that worked on this sample was killed, by what the sample holds or for lack of memory"
+        return item.failed(SampleFailure(KILLED, reason))
+    try:
+        return item, decode_image(item.image, task.limits)
+    except SampleFailure as failure:
+        return item.failed(failure)
+    except Exception as error:  # one picture that a decoder chokes on must not cost its shard
+        return item.failed(SampleFailure("decode", f"{type(error).__name__}: {error}"))
+
+
+class _Buffer:
+    """Gather decoded samples, then find all their faces in one pass."""
+
+    def __init__(self, aligner: Aligner, *, samples: int) -> None:
+        self.aligner, self.samples = aligner, samples
+        self.entries: list[tuple[Sample, ImageHWC] | FailedSample] = []
+        self.pixel_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.entries) >= self.samples or self.pixel_bytes >= CHUNK_PIXEL_BYTES
+
+    def add(self, entry: tuple[Sample, ImageHWC] | FailedSample) -> None:
+        self.entries.append(entry)
+        self.pixel_bytes += entry[1].nbytes if isinstance(entry, tuple) else 0
+
+    def flush(self) -> Chunk:
+        entries, self.entries, self.pixel_bytes = self.entries, [], 0
+        found = iter(self._align([entry[1] for entry in entries if isinstance(entry, tuple)]))
+        chunk: Chunk = []
+        for entry in entries:
+            if isinstance(entry, FailedSample):
+                chunk.append(entry)
+                continue
+            sample, aligned = entry[0], next(found)
+            chunk.append(sample.failed(aligned) if isinstance(aligned, SampleFailure) else Ready(sample=sample, aligned_HWC=aligned))
+        return chunk
+
+    def _align(self, images: list[ImageHWC]) -> list[ImageHWC | SampleFailure]:
+        try:
+            return self.aligner.align_all(images)
+        except Exception as error:  # one picture that the network chokes on must not cost its neighbours
+            if len(images) == 1:
+                return [SampleFailure("align", f"{type(error).__name__}: {error}")]
+            return [self._align([image])[0] for image in images]

@@ -1,0 +1,123 @@
+"""What a job is going to do, checked before anything starts: instructions, networks of the pack, shards, hashes. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.instruction import Instruction, InstructionError, load_instructions
+from models.pack_format import PackInfo, fetch, read_info, verify
+from pipeline.config import ConfigError, EditConfig, config_hash, nearest
+from pipeline.shards import Shard, list_shards
+
+INVERTER_KINDS = ("e4e", "w_encoder")
+EDITOR_KINDS = ("hypereditor",)
+NEEDED = ("generator", "clip", "identity", "attributes", "landmarks")
+INLINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*->\s*(.+?)\s*(?:@\s*(\S+)\s*)?$", re.DOTALL)
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """A checked configuration with everything that it names looked up."""
+
+    config: EditConfig
+    instructions: tuple[Instruction, ...]
+    shards: tuple[Shard, ...]
+    output: str
+    pack: PackInfo
+    pack_hash: str
+    config_hash: str
+
+
+def make_plan(config: EditConfig) -> JobPlan:
+    """Look up and check all that a configuration names; changes nothing.
+
+    Raises ConfigError, InstructionError, PackError or InputError with what is wrong and what would work.
+    """
+    instructions = parse_instructions(config.instructions)
+    info, pack_hash = _read_pack(config.pack)
+    _check_networks(config, info)
+    _check_expectations(instructions, info)
+    shards = list_shards(config.input)
+    return JobPlan(
+        config=config,
+        instructions=instructions,
+        shards=shards[:1] if config.preview else shards,
+        output=_output(config),
+        pack=info,
+        pack_hash=pack_hash,
+        config_hash=config_hash(config, [dataclasses.asdict(instruction) for instruction in instructions]),
+    )
+
+
+def parse_instructions(given: Sequence[str]) -> tuple[Instruction, ...]:
+    """Read YAML files and inline instructions, in order. Raises InstructionError."""
+    found: list[Instruction] = []
+    for text in given:
+        found += [_inline(text)] if "->" in text else load_instructions(text)
+    names = [instruction.name for instruction in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InstructionError(f"--instructions: the name {twice[0]!r} is used twice; it becomes a file name, so give each its own")
+    return tuple(found)
+
+
+def _inline(text: str) -> Instruction:
+    match = INLINE.match(text)
+    if not match:
+        raise InstructionError(f"--instructions {text!r}: expected a YAML file or 'name: source -> target @strength' (strength: optional)")
+    name, source, target, strength = match.groups()
+    try:
+        return Instruction(name=name, source=source, target=target, strength=float(strength or 1.0))
+    except ValueError as error:
+        raise InstructionError(f"--instructions {text!r}: {error}") from error
+
+
+def _read_pack(pack: str) -> tuple[PackInfo, str]:
+    folder = fetch(pack) if "://" in pack else Path(pack)
+    info, pack_hash = read_info(folder)
+    verify(folder, info)
+    return info, pack_hash
+
+
+def _check_networks(config: EditConfig, info: PackInfo) -> None:
+    for option, wanted, kinds in (("inverter", config.inverter, INVERTER_KINDS), ("editor", config.editor, EDITOR_KINDS)):
+        valid = [name for name, network in info.networks.items() if network.kind in kinds]
+        if wanted not in valid:
+            raise ConfigError(f"--{option} {wanted}: pack {config.pack} has no such {option}: {nearest(wanted, valid)}")
+    missing = [name for name in NEEDED if name not in info.networks]
+    if missing:
+        raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; an edit job needs {', '.join(NEEDED)}")
+    if "threshold_far1" not in info.networks["identity"].numbers:
+        raise ConfigError(f"--pack {config.pack}: its identity network has no number 'threshold_far1', the similarity of one person")
+
+
+def _check_expectations(instructions: Sequence[Instruction], info: PackInfo) -> None:
+    known = _attribute_names(info.networks["attributes"].config)
+    for instruction in instructions:
+        for name in instruction.expects:
+            if name not in known:
+                raise InstructionError(f"instruction {instruction.name!r}: expects {name!r}, unknown to this pack: {nearest(name, known)}")
+
+
+def _attribute_names(config: Mapping[str, object]) -> list[str]:
+    groups, binary = config.get("groups"), config.get("binary")
+    names = [str(name) for members in groups.values() for name in members] if isinstance(groups, Mapping) else []
+    return names + ([str(name) for name in binary] if isinstance(binary, (list, tuple)) else [])
+
+
+def _output(config: EditConfig) -> str:
+    """Return the absolute output. Raises ConfigError where it would land in the copy of the code that a Ray job works in."""
+    local = "://" not in config.output
+    if local and not os.path.isabs(os.path.expanduser(config.output)) and os.environ.get(RAY_JOB):
+        raise ConfigError(
+            f"--output {config.output}: a submitted job runs in a temporary copy of the folder that was shipped, which Ray deletes; "
+            "give an absolute path or a URL"
+        )
+    output = os.path.abspath(os.path.expanduser(config.output)) if local else config.output.rstrip("/")
+    return f"{output}/preview" if config.preview else output

@@ -1,0 +1,176 @@
+"""One job from plan to report: lock the output, see what is left to do, stream the shards, sum up. Runs in the driver, without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
+from pipeline.lock import WORK
+from pipeline.plan import JobPlan
+from pipeline.progress import ProgressDisplay
+from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
+from pipeline.resume import Output, ResumePlan, open_output, plan_resume
+from pipeline.settings import Wish, WorkerSettings
+from pipeline.shards import Shard
+from pipeline.storage import Storage
+from pipeline.summary import mean_scores
+from pipeline.tracking import Tracker
+
+MOST_ROUNDS = 3
+
+
+def say(text: str) -> None:
+    """Tell the user something, on standard error: standard output holds the result alone."""
+    print(f"edit: {text}", file=sys.stderr, flush=True)
+
+
+def dry_run(plan: JobPlan) -> dict[str, object]:
+    """Check the output too, print what would be done and return it."""
+    existed = Storage(plan.output).exists()
+    storage = open_output(plan.output)
+    try:
+        resume = _resume(plan, storage)
+    finally:
+        storage.remove_if_empty(WORK)
+        if not existed:
+            storage.remove_if_empty("")
+    _announce(plan, resume)
+    return {"dry_run": True, "shards": len(plan.shards), "todo": len(resume.todo), "done": len(resume.done), "output": plan.output}
+
+
+def run_job(plan: JobPlan) -> dict[str, object]:
+    """Edit everything that is not finished yet, write run.json and report.html, and return the summary.
+
+    Raises OutputError where the output is in use or was made from something else, ConfigError where the cluster or the pack on it does
+    not fit. An interrupt leaves committed shards as they are.
+    """
+    offer_token()
+    outcome, clock = Outcome(started=datetime.now(UTC)), time.monotonic()
+    with Output(plan.output) as output:
+        storage = output.storage
+        for note in output.notes:
+            say(note)
+        resume = _resume(plan, storage)
+        _announce(plan, resume)
+        report = storage.url_of("report.html")
+        run_id: str | None = None
+        if not resume.todo and storage.exists("run.json") and storage.exists("report.html"):
+            say("nothing to do")
+            output.finish()
+        else:
+            with _tracked(plan) as tracker:
+                output.start(resume)
+                scores = _edit(plan, output, resume.todo, outcome=outcome) if resume.todo else _conclude(plan, output, outcome)
+                metrics = metrics_of(summarise(plan, storage, outcome), scores)
+                run_id = tracker.finish(metrics, artifacts=[report, storage.url_of("run.json")])
+        seconds = round(time.monotonic() - clock, 1)
+        return {**summarise(plan, storage, outcome), "seconds_total": seconds, "report": report, "mlflow_run_id": run_id}
+
+
+def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
+    reprocess = "all" if plan.config.preview else plan.config.reprocess
+    return plan_resume(storage, plan.shards, config_hash=plan.config_hash, pack_hash=plan.pack_hash, reprocess=reprocess)
+
+
+def _announce(plan: JobPlan, resume: ResumePlan) -> None:
+    config, names = plan.config, ", ".join(instruction.name for instruction in plan.instructions)
+    say(f"{len(plan.shards)} shards of {config.input} -> {plan.output}")
+    say(f"{len(plan.instructions)} instructions: {names}")
+    say(f"pack {plan.pack.name} ({plan.pack_hash[:12]}, {plan.pack.size} px), {config.inverter} -> {config.editor}")
+    say(f"config {plan.config_hash[:12]}: {json.dumps(compact(config), ensure_ascii=False)}")
+    if resume.done:
+        say(f"{len(resume.done)} shards are finished already, {len(resume.todo)} left to do")
+    if resume.redo:
+        say(f"{len(resume.redo)} finished shards are done again")
+    if resume.absent:
+        say(f"{len(resume.absent)} finished shards are not in this input; they stay")
+
+
+@contextmanager
+def _tracked(plan: JobPlan) -> Iterator[Tracker]:
+    """Open a run in MLflow; close it as failed or killed when the block raises."""
+    tracker = Tracker(plan.config.tracking, plan.output)
+    flat = {name: value for name, value in dataclasses.asdict(plan.config).items() if name not in ("tracking", "instructions")}
+    texts = {f"instruction.{one.name}": f"{one.source} -> {one.target} @{one.strength:g}" for one in plan.instructions}
+    tracker.start({**flat, **texts, "config_hash": plan.config_hash, "pack_sha256": plan.pack_hash, "pack_name": plan.pack.name})
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        tracker.finish({}, status="KILLED")
+        raise
+    except BaseException:
+        tracker.finish({}, status="FAILED")
+        raise
+
+
+def _edit(plan: JobPlan, output: Output, shards: Sequence[Shard], *, outcome: Outcome) -> Scores:
+    """Start or join Ray, edit the shards, again those whose files were found missing in the end, and write record and report."""
+    from pipeline.stream import report_remotely
+
+    cluster = connect()
+    try:
+        pool = plan_pool(plan.config, cluster, shards=len(shards))
+        say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}")
+        outcome.workers = {**dataclasses.asdict(pool), "address": cluster.address}
+        left: Sequence[Shard] = shards
+        for _ in range(MOST_ROUNDS):
+            _round(plan, output, left, pool=pool, outcome=outcome)
+            withdrawn = output.finish()
+            left = [shard for shard in plan.shards if shard.name in withdrawn]
+            if not left:
+                break
+            say(f"files of {len(left)} shards are gone: doing them again")
+        scores = mean_scores(output.storage)
+        write_record(plan, output.storage, outcome, scores=scores)
+        report_remotely(plan.output)
+        return scores
+    finally:
+        disconnect()
+
+
+def _conclude(plan: JobPlan, output: Output, outcome: Outcome) -> Scores:
+    """Write the record and the report that an earlier run, which did all shards, did not come to write."""
+    from pipeline.report import write_report
+
+    output.finish()
+    scores = mean_scores(output.storage)
+    write_record(plan, output.storage, outcome, scores=scores)
+    write_report(plan.output)
+    return scores
+
+
+def _round(plan: JobPlan, output: Output, shards: Sequence[Shard], *, pool: Pool, outcome: Outcome) -> None:
+    from pipeline.stream import Reading, make_board, read_board, run_shards
+
+    config = plan.config
+    board = make_board(len(shards))
+    reading = Reading(limits=config.limits, image_ext=config.image_ext, first=config.preview)
+    with ProgressDisplay(lambda: read_board(board)):
+        for result in run_shards(shards, pool=pool, settings=_settings(plan, output, pool), reading=reading, board=board):
+            outcome.results.append(result)
+            for note in (*result.notes, *([result.damage] if result.damage else [])):
+                say(f"shard {result.shard}: {note}")
+        outcome.seconds += read_board(board).seconds
+
+
+def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
+    config = plan.config
+    return WorkerSettings(
+        pack=config.pack,
+        inverter=config.inverter,
+        editor=config.editor,
+        device=pool.device,
+        threads=pool.threads,
+        batch_size=config.batch_size,
+        wish=Wish(instructions=plan.instructions, keep=frozenset(config.keep), seed=config.seed),
+        output=plan.output,
+        run_id=output.run_id,
+        config_hash=plan.config_hash,
+        pack_hash=plan.pack_hash,
+    )

@@ -1,0 +1,61 @@
+"""What travels between the driver and its workers: plain values, so that neither side needs the libraries of the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from models.instruction import Instruction
+from pipeline.progress import Counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What to do with each sample."""
+
+    instructions: tuple[Instruction, ...]
+    keep: frozenset[str] = frozenset()
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """All that a worker needs to know, whatever shard it gets."""
+
+    pack: str
+    inverter: str
+    editor: str
+    device: str
+    threads: int
+    batch_size: int
+    wish: Wish
+    output: str
+    run_id: str
+    config_hash: str
+    pack_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of a shard; `committed` is False where another attempt was first."""
+
+    shard: str
+    committed: bool
+    counts: Counts
+    damage: str = ""
+    notes: tuple[str, ...] = ()
+    features: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    """Of these, seconds spent waiting for samples to be read and aligned."""
+
+    def to_json(self) -> str:
+        """Return all fields as a text, which every engine can carry."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardResult:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**(fields | {"counts": Counts(**fields["counts"]), "notes": tuple(fields["notes"])}))

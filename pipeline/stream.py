@@ -1,0 +1,218 @@
+"""The Ray plan: one tiny row per shard, a pool of workers that take a shard each, a feed task beside every worker.
+
+Nothing here imports torch: the driver only plans, and a worker imports it when it starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import ray
+import ray.data
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
+
+from pipeline.cluster import FEED_CPUS, Pool
+from pipeline.images import Limits
+from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
+from pipeline.progress import Board, Counts, Status
+from pipeline.settings import ShardResult, WorkerSettings
+from pipeline.shards import Shard
+
+if TYPE_CHECKING:
+    from pipeline.align import Aligner
+    from pipeline.batch import Methods
+    from pipeline.feed import Chunk, Opened, ShardTask
+
+CHUNKS_AHEAD = 4
+MOST_DEATHS = 40
+STORAGE_TRIES = 3
+STORAGE_WAIT_S = 2.0
+NO_PROGRESS_S = 600
+LOST_DEVICE_EXIT = 70
+FEED_DIED = (WorkerCrashedError, ObjectLostError, OutOfMemoryError, RaySystemError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How shards are read; the same for all."""
+
+    limits: Limits
+    image_ext: str
+    first: int
+    """Edit only this many samples of a shard; 0 edits all."""
+
+
+class StreamError(RuntimeError):
+    """A shard cannot be finished; the message says which and why."""
+
+
+def run_shards(
+    shards: Sequence[Shard], *, pool: Pool, settings: WorkerSettings, reading: Reading, board: ActorHandle[Board]
+) -> Iterator[ShardResult]:
+    """Edit all shards on the Ray that this process is connected to; yield results as shards are committed."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says so at every start
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # one shard in work per worker is full use
+    rows = [{"url": shard.url, "name": shard.name} for shard in shards]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        StreamWorker,
+        fn_constructor_kwargs={"settings": settings, "reading": reading, "board": board},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.min_workers, max_size=pool.max_workers, initial_size=pool.max_workers, max_tasks_in_flight_per_actor=1
+        ),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )  # Ray Data restarts actors, and repeats what they were at, without end: `Attempt` counts
+    for row in dataset.iter_rows():
+        yield ShardResult.from_json(row["result"])
+
+
+def make_board(shards: int) -> ActorHandle[Board]:
+    """Start the actor that workers report to; it lives where the driver lives and outlives any worker."""
+    return cast("ActorHandle[Board]", ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote(shards))
+
+
+def read_board(board: ActorHandle[Board]) -> Status:
+    """Return what the workers reported. Raises an error of Ray's while the cluster goes away."""
+    try:
+        return cast(Status, ray.get(board.status.remote(), timeout=10))
+    except GetTimeoutError:
+        return Status(counts=Counts(), seconds=0.0)
+
+
+class StreamWorker:
+    """The actor of the pool: gets one shard a call."""
+
+    def __init__(self, *, settings: WorkerSettings, reading: Reading, board: ActorHandle[Board]) -> None:
+        self._settings, self._reading, self._board = settings, reading, board
+        self._methods: Methods | None = None
+
+    def __call__(self, row: dict[str, Sequence[object]]) -> dict[str, list[str]]:
+        """Edit the one shard of this batch."""
+        shard = Shard(url=str(row["url"][0]), name=str(row["name"][0]))
+        failures = deaths = 0
+        while deaths < MOST_DEATHS:
+            try:
+                result = self._attempt(shard)
+            except OSError as error:  # the storage, not the shard: what a shard holds never raises
+                failures += 1
+                if failures == STORAGE_TRIES:
+                    raise StreamError(f"shard {shard.name}: storage failed {failures} times: {type(error).__name__}: {error}") from error
+                _say(f"shard {shard.name}: the storage failed, trying again: {type(error).__name__}: {error}")
+                time.sleep(STORAGE_WAIT_S * failures)
+                continue
+            if result is not None:
+                return {"result": [result.to_json()]}
+            deaths += 1
+        raise StreamError(f"shard {shard.name}: {deaths} processes died while reading it, so the fault is not in one sample; see Ray's log")
+
+    def _attempt(self, shard: Shard) -> ShardResult | None:
+        """Edit the shard, or return None where the process died that reads it."""
+
+        with ExitStack() as stack:
+            attempt = stack.enter_context(Attempt(self._settings.output, shard.name, run_id=self._settings.run_id))
+            source = _Feed(shard, attempt, self._settings, self._reading)
+            report = functools.partial(self._report, shard.name)
+            from pipeline.batch import DeviceLostError
+            from pipeline.worker import edit_shard, prepare
+
+            # Not in __init__, where an error would reach the user as a dead actor, and after the feed, which starts meanwhile.
+            self._methods = self._methods or prepare(self._settings)
+            try:
+                return edit_shard(source, attempt, methods=self._methods, settings=self._settings, report=report)
+            except FEED_DIED as error:
+                _say(f"shard {shard.name}: the process that reads it died, at sample {source.position} or after ({type(error).__name__})")
+                attempt.mark(source.next_indices(), alone=source.one_by_one)
+                stack.pop_all()  # the mark stays, as that of a worker that died
+                return None
+            except DeviceLostError as error:
+                _say(f"shard {shard.name}: the GPU is lost ({error}); this worker ends and Ray starts another")
+                os._exit(LOST_DEVICE_EXIT)
+
+    def _report(self, shard: str, opened: Opened, counts: Counts) -> None:
+        if counts.samples == 0:
+            self._board.open.remote(shard, opened.samples)
+        else:
+            self._board.report.remote(shard, counts)
+
+
+class _Feed:
+    """Iterate over what the feed task yields, and know where it is."""
+
+    def __init__(self, shard: Shard, attempt: Attempt, settings: WorkerSettings, reading: Reading) -> None:
+        from pipeline.feed import ShardTask
+
+        self.one_by_one = attempt.deaths >= DEATHS_BEFORE_CARE
+        self.position = 0
+        task = ShardTask(
+            url=shard.url,
+            name=shard.name,
+            limits=reading.limits,
+            image_ext=reading.image_ext,
+            first=reading.first,
+            killers=attempt.killers,
+            one_by_one=self.one_by_one,
+        )
+        streaming = _feed.options(num_returns="streaming", _generator_backpressure_num_objects=CHUNKS_AHEAD)
+        self._references = cast(Iterator[ray.ObjectRef[object]], streaming.remote(task, settings.pack))
+
+    def __iter__(self) -> Iterator[Opened | Chunk]:
+        for reference in self._references:
+            item = cast("Opened | Chunk", ray.get(reference))
+            yield item
+            if isinstance(item, list):
+                self.position += len(item)
+
+    def next_indices(self) -> Iterable[int]:
+        """Return the indices of the samples that were read when the feed ended early."""
+        from pipeline.feed import CHUNK_SAMPLES
+
+        return range(self.position, self.position + (1 if self.one_by_one else CHUNK_SAMPLES))
+
+
+@ray.remote(num_cpus=FEED_CPUS, max_retries=0)
+def _feed(task: ShardTask, pack: str) -> Iterator[Opened | Chunk]:
+    from pipeline.feed import read_shard
+
+    yield from read_shard(task, _aligner(pack))
+
+
+@functools.lru_cache(maxsize=2)
+def _aligner(pack: str) -> Aligner:
+    """Load the landmark network once per process."""
+    import torch
+
+    from models.pack import Pack
+    from pipeline.align import Aligner
+
+    torch.set_num_threads(1)
+    loaded = Pack.load(pack)
+    return Aligner(loaded.landmarks(), size=loaded.size)
+
+
+def _say(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr, flush=True)
+
+
+@ray.remote(num_cpus=FEED_CPUS, max_retries=1)
+def _report(output: str) -> str:
+    from pipeline.report import write_report
+
+    return write_report(output)
+
+
+def report_remotely(output: str) -> str:
+    """Write the report in a process that has the networks' libraries loaded already; return its URL."""
+    return ray.get(_report.remote(output))

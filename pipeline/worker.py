@@ -1,0 +1,190 @@
+"""The worker: takes one shard, edits its samples in fixed batches and commits the result. No Ray in here: it runs anywhere.
+
+Batches are formed inside a shard and in its order, so what is written does not depend on who works when.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+
+import torch
+
+from models.pack import Pack
+from pipeline.batch import BatchResult, Finished, Methods, load_methods, run_batch
+from pipeline.config import ConfigError
+from pipeline.feed import Chunk, Opened, Ready
+from pipeline.frechet import ShardMoments
+from pipeline.ledger import Attempt, Identity, read_record
+from pipeline.manifest import OK, QUARANTINED, Row, failed_row, to_parquet
+from pipeline.progress import Counts
+from pipeline.sample import FailedSample, ShardFailure
+from pipeline.settings import ShardResult, WorkerSettings
+from pipeline.shards import QuarantineWriter, ShardWriter
+
+
+def prepare(settings: WorkerSettings) -> Methods:
+    """Load the networks onto the device. Raises ConfigError where the pack is another one, or an instruction cannot be used with it."""
+    torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    pack = Pack.load(settings.pack, device=settings.device)
+    if pack.sha256 != settings.pack_hash:
+        versions = f"version {pack.sha256[:12]}, the driver {settings.pack_hash[:12]}"
+        raise ConfigError(f"--pack {settings.pack}: this machine has {versions}; give both the same pack, by URL for example")
+    methods = load_methods(pack, inverter=settings.inverter, editor=settings.editor, device=settings.device)
+    try:
+        methods.scorer.check(settings.wish.instructions)
+        for instruction in settings.wish.instructions:
+            for text in (instruction.source, instruction.target):
+                pack.clip().tokens(text)
+    except ValueError as error:
+        raise ConfigError(f"--instructions: {error}") from error
+    return methods
+
+
+Report = Callable[[Opened, Counts], None]
+
+
+def edit_shard(
+    source: Iterable[Opened | Chunk], attempt: Attempt, *, methods: Methods, settings: WorkerSettings, report: Report
+) -> ShardResult:
+    """Edit and write one shard from what the feed yields, and commit it. `report` hears of every batch."""
+    start = time.monotonic()
+    clock = _Waiting(source)
+    opened = next(clock)
+    assert isinstance(opened, Opened)
+    report(opened, Counts())
+    identity = Identity(input_sha256=opened.sha256, config_hash=settings.config_hash, pack_hash=settings.pack_hash)
+    files = _ShardFiles(attempt, methods)
+    committed = False
+    if not attempt.adopt(identity):
+        with files:
+            for batch in _batches(clock, settings.batch_size, files=files, alone=frozenset(attempt.suspects)):
+                attempt.mark([ready.sample.index for ready in batch], alone=len(batch) == 1)
+                files.add(run_batch(batch, methods=methods, wish=settings.wish))
+                report(opened, files.counts)
+        committed = files.commit(identity, opened.damage)
+    counts = files.counts if committed else _counts_of(attempt)
+    report(opened, counts)
+    return ShardResult(
+        shard=attempt.shard,
+        committed=committed,
+        counts=counts,
+        damage=str(opened.damage or ""),
+        notes=opened.notes,
+        features=dict(methods.scorer.features),
+        seconds=time.monotonic() - start,
+        waited_s=clock.seconds,
+    )
+
+
+def _counts_of(attempt: Attempt) -> Counts:
+    """Return the counts of the attempt that was first."""
+    record = read_record(attempt.storage, attempt.shard)
+    counts = record.counts if record else {}
+    return Counts(samples=counts.get("samples", 0), images=counts.get("images", 0), failed=counts.get("quarantined", 0))
+
+
+def _batches(source: Iterator[Opened | Chunk], size: int, *, files: _ShardFiles, alone: frozenset[int]) -> Iterator[list[Ready]]:
+    """Yield batches of `size` in the order of the shard, and hand failures to `files`; samples in `alone` get a batch of their own."""
+    batch: list[Ready] = []
+    for chunk in source:
+        assert isinstance(chunk, list)
+        for entry in chunk:
+            if isinstance(entry, FailedSample):
+                files.add(BatchResult(samples=[entry]))
+            elif entry.sample.index in alone:
+                yield [entry]
+            else:
+                batch.append(entry)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+class _Waiting:
+    """Iterate, and measure how long that takes."""
+
+    def __init__(self, source: Iterable[Opened | Chunk]) -> None:
+        self._source = iter(source)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Opened | Chunk]:
+        return self
+
+    def __next__(self) -> Opened | Chunk:
+        start = time.monotonic()
+        try:
+            return next(self._source)
+        finally:
+            self.seconds += time.monotonic() - start
+
+
+class _ShardFiles:
+    """The files of one attempt at a shard; tars appear with their first sample, so that none is ever empty."""
+
+    def __init__(self, attempt: Attempt, methods: Methods) -> None:
+        self._attempt, self._methods = attempt, methods
+        self._stack = ExitStack()
+        self._edited: ShardWriter | None = None
+        self._failed: QuarantineWriter | None = None
+        self._moments: ShardMoments | None = None
+        self._rows: list[Row] = []
+        self.counts = Counts()
+
+    def __enter__(self) -> _ShardFiles:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def add(self, result: BatchResult) -> None:
+        """Write the samples of a batch."""
+        for sample in result.samples:
+            if isinstance(sample, Finished):
+                self._write(sample)
+            else:
+                self._quarantine(sample)
+        if result.moments is not None:
+            self._moments = self._moments.merge(result.moments) if self._moments else result.moments
+
+    def _write(self, sample: Finished) -> None:
+        if self._edited is None:
+            self._edited = self._stack.enter_context(ShardWriter(self._attempt.storage, self._attempt.path(self._name("shards/{}.tar"))))
+        self._edited.write(sample.key, sample.members)
+        self._rows += sample.rows
+        self.counts += Counts(samples=1, images=len(sample.rows))
+
+    def _quarantine(self, failed: FailedSample) -> None:
+        if self._failed is None:
+            path = self._attempt.path(self._name("quarantine/{}.tar"))
+            self._failed = self._stack.enter_context(QuarantineWriter(self._attempt.storage, path))
+        self._failed.write_failed(failed)
+        self._rows.append(failed_row(failed, self._methods.names))
+        self.counts += Counts(samples=1, failed=1)
+
+    def commit(self, identity: Identity, damage: ShardFailure | None) -> bool:
+        """Write what is known only at the end and commit; after the context was left."""
+        digests = {}
+        for writer, kind in ((self._edited, "shards/{}.tar"), (self._failed, "quarantine/{}.tar")):
+            if writer is not None:
+                digests[self._name(kind)] = writer.finished.sha256
+        rows = sorted(self._rows, key=lambda row: int(row["index"]))  # type: ignore[arg-type]
+        self._attempt.write(self._name("manifests/{}.parquet"), to_parquet(rows))
+        if self._moments is not None:
+            self._attempt.write(self._name("moments/{}.npz"), self._moments.to_npz())
+        if damage is not None:
+            entry = {"shard": damage.shard, "stage": damage.stage, "reason": str(damage)}
+            self._attempt.write(self._name("quarantine/{}.json"), (json.dumps(entry, ensure_ascii=False, indent=1) + "\n").encode())
+        counts = {"samples": self.counts.samples, "images": self.counts.images, "quarantined": self.counts.failed}
+        statuses = {OK: self.counts.samples - self.counts.failed, QUARANTINED: self.counts.failed}
+        return self._attempt.commit(identity, counts=counts, statuses=statuses, damage=str(damage or ""), digests=digests)
+
+    def _name(self, kind: str) -> str:
+        return kind.format(self._attempt.shard)
