@@ -86,7 +86,11 @@ def main() -> int:
     except OSError as error:
         print(f"make_portraits: cannot write to {options.output}: {error}; name a folder that you may write to", file=sys.stderr)
         return 2
-    print(json.dumps({"output": options.output, "portraits": options.count, "shards": len(names), "seconds": round(time.monotonic() - start, 1)}))
+    print(
+        json.dumps(
+            {"output": options.output, "portraits": options.count, "shards": len(names), "seconds": round(time.monotonic() - start, 1)}
+        )
+    )
     return 0
 
 

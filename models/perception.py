@@ -155,7 +155,10 @@ class LandmarkNet(nn.Module):
     @torch.no_grad()
     def locate(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return landmarks (B, K, 2) in pixels of each uint8 (H, W, 3) picture and face scores (B,) in [0, 1]."""
-        whole = [_window(image, centre=(image.shape[1] / 2, image.shape[0] / 2), side=float(max(image.shape[:2])), size=self.size) for image in images]
+        whole = [
+            _window(image, centre=(image.shape[1] / 2, image.shape[0] / 2), side=float(max(image.shape[:2])), size=self.size)
+            for image in images
+        ]
         first, _ = self._look(whole, images)
         close = []
         for image, points in zip(images, first, strict=True):

@@ -18,7 +18,8 @@ from portraits.parameters import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, STYLE_NAMES,
 
 TEMPLATES: tuple[str, ...] = (
     "{}", "a picture of {}", "an image of {}", "the picture of {}", "a close-up picture of {}", "a good picture of {}",
-    "a small image of {}", "a bright picture of {}", "a cropped image of {}", "one picture of {}", "my picture of {}", "there is {} in the picture",
+    "a small image of {}", "a bright picture of {}", "a cropped image of {}", "one picture of {}", "my picture of {}",
+    "there is {} in the picture",
     "a picture showing {}", "look at this picture of {}",
 )  # fmt: skip
 """Caption templates that say nothing about the style; `{}` is a person described."""

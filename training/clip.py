@@ -40,7 +40,7 @@ class ClipConfig:
     steps: int = 1600
     batch: int = 96  # pairs
     rate: float = 1.2e-3
-    pairwise_steps: int = 1200
+    pairwise_steps: int = 700
     pairwise_rate: float = 8e-4
     seed: int = 31
 

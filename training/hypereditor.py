@@ -162,7 +162,7 @@ def _clip_loss(
 def measure(
     net: HyperEditor, *, judges: Judges, instructions: Sequence[Instruction], pictures: int = 200, seed: int = HELD_OUT + 7
 ) -> dict[str, dict[str, float]]:
-    """Measure every instruction on held-out portraits that do not show it yet: success, same person, every attribute's collateral change."""
+    """Measure every instruction on held-out portraits that do not show it yet: success, same person, collateral changes."""
     data = invert(pictures * 4, judges, seed=seed)
     result: dict[str, dict[str, float]] = {}
     for instruction in instructions:
