@@ -1,9 +1,9 @@
 """Train e4e (into W+) and the W encoder on renders, with the generator and the identity net frozen.
 
-Losses: L1 and edges to the picture, identity (ArcFace features), and for e4e the size of the differences between slots (e4e eq. 5), so
-that codes stay close to W where editing works. Half of each batch are the generator's own pictures, whose code is known.
-Differs from e4e: LPIPS is replaced by the pictures' differences, since no pretrained AlexNet can ship; no latent discriminator, since
-the known codes hold W+ to W.
+Losses: the known code of every portrait, L1 and edges to the picture, identity (ArcFace features), and for e4e the size of the
+differences between slots (e4e eq. 5), so that codes stay close to W where editing works. A third of each batch are the generator's own
+pictures. Differs from e4e: LPIPS is replaced by the pictures' differences, since no pretrained AlexNet can ship; there is no latent
+discriminator, since known codes hold W+ to W; the losses that need the generator are taken on every `picture_every`-th step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.perception import AttributeNet, IdentityNet
 from models.stylegan2 import Generator
 from portraits import parameters_from_latent
 from training.data import HELD_OUT, aligned_bank, seeded, to_float, wear
-from training.generator import face_weight, picture_loss
+from training.generator import face_weight, picture_loss, portrait_latents
 from training.loop import Average, Log, batches, cosine, half_precision, set_rate
 
 
@@ -32,16 +32,17 @@ class EncoderConfig:
 
     kind: Literal["e4e", "w"] = "e4e"
     input_size: int = 64
-    widths: Sequence[int] = (32, 64, 96, 128)
-    depths: Sequence[int] = (1, 2, 2, 1)
+    widths: Sequence[int] = (24, 48, 96, 128)
+    depths: Sequence[int] = (1, 1, 2, 1)
     style_width: int = 64
     pictures: int = 24_000
-    steps: int = 3600
+    steps: int = 4000
     batch: int = 24
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     identity: float = 0.5
-    code: float = 0.5
+    code: float = 1.0
     delta: float = 2e-3
+    picture_every: int = 3
     seed: int = 61
 
 
@@ -68,41 +69,45 @@ def train(
     """Train and measure on held-out people; returns the averaged encoder and its numbers."""
     torch.manual_seed(config.seed)
     net, size, stream = build(config, generator), generator.size, seeded(config.seed)
-    latents = torch.randn(config.pictures, generator.style_dim, generator=stream)
-    bank = aligned_bank(parameters_from_latent(latents), size=size, seed=config.seed, jitter=0.008)
+    p = parameters_from_latent(torch.randn(config.pictures, generator.style_dim, generator=stream))
+    bank, known = aligned_bank(p, size=size, seed=config.seed, jitter=0.008), portrait_latents(p, generator.style_dim)
     log = Log(folder / f"{config.kind}.jsonl", name=config.kind, steps=config.steps)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.rate, weight_decay=0.01, betas=(0.9, 0.98))
     average, weight = Average(net, decay=0.997), face_weight(size)
+    figures: dict[str, float] = {}
     for step, rows in zip(range(config.steps), batches(len(bank), batch=config.batch, generator=stream), strict=False):
         set_rate(optimizer, config.rate * cosine(step, steps=config.steps))
-        picture, known = _targets(generator, to_float(bank[rows]), stream)
+        picture = _with_own(generator, to_float(bank[rows]), known[rows])
         with half_precision():
-            residual = net(wear(picture, generator=stream, amount=0.5))
-            w = residual.float() + mean_latent
-            made = generator.synthesis(w).float()
-            same = (identity(made).float() * identity(picture).float()).sum(1)
-        loss = picture_loss(made, picture, weight, edges=1.0) + config.identity * (1 - same).mean()
-        loss = loss + config.code * F.smooth_l1_loss(w[: len(known)], generator.repeat(known))
-        loss = loss + config.delta * (residual - residual[:, :1]).float().norm(dim=2).mean()
+            residual = net(wear(picture, generator=stream, amount=0.5)).float()
+        w = residual + mean_latent
+        code = F.smooth_l1_loss(w, generator.repeat(known[rows]))
+        loss = config.code * code + config.delta * (residual - residual[:, :1]).norm(dim=2).mean()
+        if step % config.picture_every == 0:
+            with half_precision():
+                made = generator.synthesis(w).float()
+                same = (identity(made).float() * identity(picture).float()).sum(1).mean()
+            pixel = picture_loss(made, picture, weight, edges=1.0)
+            loss = loss + pixel + config.identity * (1 - same)
+            figures = {"picture": pixel.item(), "identity": same.item()}
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         average.update(net)
         if step % 100 == 0 or step + 1 == config.steps:
-            log(step, loss=loss.item(), identity=same.mean().item())
-        if step % 1000 == 999:
+            log(step, code=code.item(), **figures)
+        if step % 500 == 499:
             torch.save(average.state, folder / f"{config.kind}.partial.pt")
     net.load_state_dict(average.state)
     return net.eval(), {"training_s": round(log.seconds, 1)}
 
 
 @torch.no_grad()
-def _targets(generator: Generator, renders: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Replace the first third by the generator's own pictures; return pictures and the known w of those."""
+def _with_own(generator: Generator, renders: Tensor, known_BD: Tensor) -> Tensor:
+    """Replace the first third of the renders by the generator's own pictures of the same portraits."""
     n = len(renders) // 3
-    known = generator.mapping(torch.randn(n, generator.style_dim, generator=stream))
-    return torch.cat([generator.synthesis(generator.repeat(known)).clamp(-1, 1), renders[n:]]), known
+    return torch.cat([generator.synthesis(generator.repeat(known_BD[:n])).clamp(-1, 1), renders[n:]])
 
 
 @torch.no_grad()
