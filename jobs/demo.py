@@ -1,6 +1,6 @@
 """Show the whole path on one machine: make raw portraits, start a Ray, submit the edit job to it as a user would, name the report.
 
-    python jobs/demo.py [--folder out/demo] [--count 320] [--instructions FILE]
+    python jobs/demo.py [--folder out/demo] [--count 320] [--instructions FILE] [--pack FOLDER]
 
 The last line printed is JSON: pictures, edits, failures, seconds, exit code, where the report is.
 """
@@ -22,6 +22,7 @@ from jobs.local_ray import LocalRay, RayStartError, local_ray
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = "configs/instructions/portraits.yaml"
+PACK = "packs/portraits64"
 MARK = ".made-by-demo"
 INTERRUPTED = 130
 
@@ -36,11 +37,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("out/demo"), help="where shards go; emptied first (default: %(default)s)")
     parser.add_argument("--count", type=int, default=320, help="how many portraits (default: %(default)s)")
     parser.add_argument("--instructions", default=INSTRUCTIONS, help="YAML file of instructions (default: %(default)s)")
+    parser.add_argument("--pack", default=PACK, help="folder of trained networks (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.count < 1:
         parser.error(f"--count {options.count}: expected 1 or more")
     if not Path(options.instructions).is_file():
         parser.error(f"--instructions {options.instructions}: no such file")
+    if not Path(options.pack, "pack.yaml").is_file():
+        parser.error(f"--pack {options.pack}: no pack.yaml there; `make pack` trains packs/portraits64, which takes hours")
     return options
 
 
@@ -67,9 +71,10 @@ def make_portraits(folder: Path, count: int) -> None:
         raise DemoError(f"jobs/make_portraits.py ended with exit code {code}")
 
 
-def submit(ray: LocalRay, raw: Path, edited: Path, instructions: str) -> int:
+def submit(ray: LocalRay, raw: Path, edited: Path, options: argparse.Namespace) -> int:
     """Submit the edit job, stream what it prints, and return its exit code."""
-    job = ["python", "jobs/edit_dataset.py", "--input", str(raw), "--output", str(edited), "--instructions", instructions]
+    job = ["python", "jobs/edit_dataset.py", "--input", str(raw), "--output", str(edited), "--instructions", options.instructions]
+    job += ["--pack", options.pack] if options.pack != PACK else []
     submitting = ray.command("--logging-level=error", "job", "submit", "--address", ray.job_address, "--working-dir", ".", "--", *job)
     print("ray job submit --working-dir . -- " + " ".join(job), flush=True)
     return subprocess.run(submitting, cwd=ROOT, env=ray.env, check=False).returncode
@@ -80,7 +85,8 @@ def summary(edited: Path, *, job_s: float, exit_code: int) -> dict[str, object]:
     report, record = edited / "report.html", edited / "run.json"
     run = json.loads(record.read_text()) if record.is_file() else {}
     counts = run.get("counts", {})
-    return {**counts, "seconds": round(job_s, 1), "exit_code": exit_code, "report": str(report) if report.is_file() else None}
+    where = str(report) if report.is_file() else None
+    return {**counts, "images_per_s": run.get("images_per_s"), "seconds": round(job_s, 1), "exit_code": exit_code, "report": where}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     with local_ray() as ray:
         say("submitting the edit job")
         submitted = time.monotonic()
-        exit_code = submit(ray, raw, edited, options.instructions)
+        exit_code = submit(ray, raw, edited, options)
         job_s = time.monotonic() - submitted
         say("stopping Ray")
     found = summary(edited, job_s=job_s, exit_code=exit_code)

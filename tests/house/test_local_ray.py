@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from jobs.local_ray import MARK, local_ray, marked_processes
+from tests.models.small_pack import write_small_pack
 
 ROOT = Path(__file__).parents[2]
 JOB = """
@@ -76,8 +77,9 @@ def test_a_job_runs_in_its_working_dir_and_nothing_is_left(tmp_path: Path) -> No
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, sent: signal.Signals) -> None:
     marker = f"demo-under-test-{os.getpid()}-{sent.name}"
+    pack = write_small_pack(tmp_path / "pack")
     with (tmp_path / "log").open("w") as log:
-        command = [sys.executable, "jobs/demo.py", "--folder", str(tmp_path / "demo"), "--count", "8"]
+        command = [sys.executable, "jobs/demo.py", "--folder", str(tmp_path / "demo"), "--count", "8", "--pack", str(pack)]
         marked = os.environ | {"HYPEREDIT_TEST": marker}
         demo = subprocess.Popen(command, cwd=ROOT, env=marked, stdout=log, stderr=log, start_new_session=True)
     try:
