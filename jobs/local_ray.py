@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 MARK = "HYPEREDIT_LOCAL_RAY"  # Ray starts children in sessions of their own and re-parents some: what they all inherit is the environment.
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
 GRACE_S = 3.0
 OBJECT_STORE_BYTES = 1 << 30
 GIVEN_PORTS = (
