@@ -13,6 +13,7 @@ from typing import Self
 
 import torch
 from open_clip.model import CLIP
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,6 +77,18 @@ class ClipModel(nn.Module):
             image_BCHW = F.adaptive_avg_pool2d(image_BCHW, size)
         features: Tensor = self.clip.encode_image((image_BCHW * 0.5 + 0.5 - self.mean) / self.std)
         return features.float()
+
+    def feature_maps(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Return the maps of the first three stages of a residual picture tower. Raises TypeError for any other tower."""
+        tower = self.clip.visual
+        if not isinstance(tower, ModifiedResNet):
+            raise TypeError(f"feature maps need a residual picture tower, found {type(tower).__name__}")
+        x = tower.stem((image_BCHW * 0.5 + 0.5 - self.mean) / self.std)
+        maps = []
+        for stage in (tower.layer1, tower.layer2, tower.layer3):
+            x = stage(x)
+            maps.append(x)
+        return maps
 
     def embed_tokens(self, tokens_NT: Tensor) -> Tensor:
         """Return (N, E) of token rows, with gradients."""

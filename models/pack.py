@@ -81,7 +81,7 @@ class Pack:
 
     def generator(self) -> Generator:
         """Return the generator."""
-        return self._module("generator", Generator)
+        return self.network("generator", Generator)
 
     def inverter(self, name: str = "e4e") -> Inverter:
         """Return the encoder `name` as an inverter; its mean latent is its own, else the generator's. Raises PackError."""
@@ -95,31 +95,31 @@ class Pack:
 
     def editor(self, name: str = "hypereditor") -> Editor:
         """Return the editor `name`. Raises PackError."""
-        return HyperEditorEditor(name, self._module(name, HyperEditor), clip=self.clip())
+        return HyperEditorEditor(name, self.network(name, HyperEditor), clip=self.clip())
 
     def clip(self) -> ClipModel:
         """Return CLIP."""
         from models.clip import ClipModel
 
-        return self._module("clip", ClipModel)
+        return self.network("clip", ClipModel)
 
     def identity(self) -> IdentityNet:
         """Return the identity network."""
         from models.perception import IdentityNet
 
-        return self._module("identity", IdentityNet)
+        return self.network("identity", IdentityNet)
 
     def attributes(self) -> AttributeNet:
         """Return the attribute classifier."""
         from models.perception import AttributeNet
 
-        return self._module("attributes", AttributeNet)
+        return self.network("attributes", AttributeNet)
 
     def landmarks(self) -> LandmarkNet:
         """Return the landmark network."""
         from models.perception import LandmarkNet
 
-        return self._module("landmarks", LandmarkNet)
+        return self.network("landmarks", LandmarkNet)
 
     def mean_latent(self) -> Tensor:
         """Return the generator's stored mean latent. Raises PackError when the pack has none."""
@@ -128,7 +128,12 @@ class Pack:
             raise PackError(f"pack {self.path}: the generator's file stores no {MEAN_LATENT}")
         return extra[MEAN_LATENT]
 
-    def _module(self, name: str, kind: type[Module]) -> Module:
+    def extra(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors that network `name` keeps beside its module's own, such as `latent_avg`."""
+        return dict(self._network(name)[1])
+
+    def network(self, name: str, kind: type[Module]) -> Module:
+        """Return network `name` as what it must be. Raises PackError when it is something else or not there."""
         module = self._network(name)[0]
         if not isinstance(module, kind):
             raise PackError(f"pack {self.path}: network {name!r} is a {type(module).__name__}, expected a {kind.__name__}")

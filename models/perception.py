@@ -184,7 +184,7 @@ def _window(image: np.ndarray, *, centre: tuple[float, float], side: float, size
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x0 + span, w), min(y0 + span, h)
     if right - left < 2 or bottom - top < 2:
         x0, y0, span, left, top, right, bottom = 0, 0, max(h, w), 0, 0, w, h
-    crop = torch.from_numpy(np.ascontiguousarray(image[top:bottom, left:right])).permute(2, 0, 1).float() / 127.5 - 1
+    crop = torch.from_numpy(np.array(image[top:bottom, left:right])).permute(2, 0, 1).float() / 127.5 - 1
     crop = F.pad(crop, (left - x0, x0 + span - right, top - y0, y0 + span - bottom))
     picture = F.interpolate(crop[None], size=(size, size), mode="bilinear", align_corners=False, antialias=True)[0]
     return picture, torch.tensor([x0 + span / 2, y0 + span / 2, span / 2, span / 2])

@@ -93,6 +93,16 @@ class Parameters:
                 values[:, _COLUMN[other]] = torch.where(values[:, _COLUMN[name]] > 0.5, 0.0, values[:, _COLUMN[other]])
         return replace(self, values=values)
 
+    def with_table(self, values: Mapping[str, Tensor]) -> Parameters:
+        """Return a copy with parameters (B,) set as given, whole groups at once; impossible pairs are kept apart."""
+        table = self.values.clone()
+        for name, column in values.items():
+            table[:, _COLUMN[name]] = column
+        for name, others in _EXCLUDES.items():
+            for other in others:
+                table[:, _COLUMN[other]] = torch.where(table[:, _COLUMN[name]] > 0.5, 0.0, table[:, _COLUMN[other]])
+        return replace(self, values=table)
+
     def with_style(self, style: str) -> Parameters:
         """Return a copy rendered in another style."""
         return replace(self, style=torch.full_like(self.style, STYLE_NAMES.index(style)))

@@ -26,10 +26,11 @@ class AttributesConfig:
     size: int = 64
     widths: Sequence[int] = (32, 64, 128, 192)
     pictures: int = 40_000
-    steps: int = 2400
+    steps: int = 2200
     batch: int = 128
     rate: float = 2e-3
     seed: int = 11
+    measured: int = 4000
 
 
 def styled(p: Parameters, *, seed: int, share: float) -> Parameters:
@@ -69,7 +70,7 @@ def train(config: AttributesConfig, folder: Path) -> tuple[AttributeNet, dict[st
         optimizer.step()
         if step % 100 == 0 or step + 1 == config.steps:
             log(step, loss=loss.item())
-    numbers = measure(net.eval(), seed=HELD_OUT + 1)
+    numbers = measure(net.eval(), seed=HELD_OUT + 1, pictures=config.measured)
     log(config.steps, **numbers)
     return net, numbers | {"training_s": round(log.seconds, 1)}
 
@@ -83,8 +84,8 @@ def measure(net: AttributeNet, *, seed: int, pictures: int = 4000) -> dict[str, 
     photo = [i for i, name in enumerate(net.names) if not name.startswith("style_")]
     q = styled(p, seed=seed + 1, share=1.0)
     style = [i for i, name in enumerate(net.names) if name.startswith("style_")]
-    style_said = predicted(net, aligned_bank(q.slice(slice(0, 1000)), size=net.size, seed=seed))[:, style]
-    style_right = (style_said == (truth(q)[:1000, style] > 0.5)).all(1).float().mean()
+    style_said = predicted(net, aligned_bank(q.slice(slice(0, pictures // 4)), size=net.size, seed=seed))[:, style]
+    style_right = (style_said == (truth(q)[: pictures // 4, style] > 0.5)).all(1).float().mean()
     worst = int(right[photo].argmin())
     return {
         "accuracy": float(right[photo].mean()),

@@ -43,6 +43,7 @@ class ClipConfig:
     pairwise_steps: int = 700
     pairwise_rate: float = 8e-4
     seed: int = 31
+    measured: int = 1200
 
 
 def twins(p: Parameters, *, rng: random.Random) -> tuple[Parameters, list[str]]:
@@ -112,7 +113,7 @@ def train(config: ClipConfig, folder: Path) -> tuple[ClipModel, dict[str, float]
         optimizer.step()
         if step % 100 == 0:
             log(step, loss=loss.item())
-    numbers = measure(model.eval(), seed=HELD_OUT + 3)
+    numbers = measure(model.eval(), seed=HELD_OUT + 3, n=config.measured)
     log(config.steps + config.pairwise_steps, **numbers)
     return model, numbers | {"training_s": round(log.seconds, 1)}
 

@@ -18,7 +18,8 @@ class Log:
 
     def __init__(self, path: Path, *, name: str, steps: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a")
+        path.write_text("")
+        self._path = path
         self._name, self._steps, self._start = name, steps, time.monotonic()
 
     def __call__(self, step: int, **figures: float) -> None:
@@ -27,8 +28,8 @@ class Log:
         line |= {key: round(float(value), 5) for key, value in figures.items()}
         text = json.dumps(line)
         print(text, flush=True)
-        self._file.write(text + "\n")
-        self._file.flush()
+        with self._path.open("a") as file:
+            file.write(text + "\n")
 
     @property
     def seconds(self) -> float:

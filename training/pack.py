@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.encoders import Encoder4Editing
 from models.instruction import Instruction, load_instructions
 from models.pack import Pack, add_file, start_pack, write_network
+from models.stylegan2 import Generator
 from portraits import LANDMARK_NAMES
 from training import attributes, clip, encoders, generator, hypereditor, identity, landmarks
 
@@ -51,15 +52,17 @@ def stages() -> dict[str, Stage]:
     """Return all stages in an order that respects their needs."""
     g, c, i, a = generator.GeneratorConfig(), clip.ClipConfig(), identity.IdentityConfig(), attributes.AttributesConfig()
     m, e, h = landmarks.LandmarksConfig(), encoders.EncoderConfig(), hypereditor.HyperEditorConfig()
-    w = encoders.EncoderConfig(kind="w", widths=(24, 48, 72, 96), steps=1500, seed=62)
+    w = encoders.EncoderConfig(kind="w", widths=(16, 32, 64, 96), steps=1500, seed=62)
     ablation = {
         "directional": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS),
         "global": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS, loss="global"),
     }
     judged = ("e4e", "clip", "attributes")
+    r = generator.RefineConfig()
     return {
-        "generator": Stage(settings=g, run=lambda work, out: _generator(g, out)),
+        "base": Stage(settings=g, run=lambda work, out: _base(g, out)),
         "clip": Stage(settings=c, run=lambda work, out: _clip(c, out)),
+        "generator": Stage(settings=r, run=lambda work, out: _refine(r, work, out), needs=("base", "clip")),
         "identity": Stage(settings=i, run=lambda work, out: _identity(i, out)),
         "attributes": Stage(settings=a, run=lambda work, out: _attributes(a, out)),
         "landmarks": Stage(settings=m, run=lambda work, out: _landmarks(m, out)),
@@ -71,6 +74,8 @@ def stages() -> dict[str, Stage]:
 
 
 ABLATION_STEPS = 800
+UNPACKED = ("base", "ablation")
+"""Stages whose networks do not go into the pack."""
 ABLATION_INSTRUCTIONS = ("smile", "beard", "blond", "zombie")
 
 
@@ -112,28 +117,30 @@ def join(work: Path, folder: Path, *, seconds: float) -> None:
     start_pack(folder, name=NAME, domain=DOMAIN, size=SIZE, licence=LICENCE, provenance=provenance)
     details: dict[str, object] = {}
     for name in everything:
-        for file in sorted((work / name).glob(f"{DETAILS}")):
-            details[name] = json.loads(file.read_text())
-        if name == "ablation":
+        if (work / name / DETAILS).is_file():
+            details[name] = json.loads((work / name / DETAILS).read_text())
+        if name in UNPACKED:
             continue
         part = Pack.load(work / name)
         info = part.info.networks[name]
-        module, extra = part._network(name)
-        write_network(folder, name, module, config=info.config, numbers=info.numbers, extra=extra)
+        module = part.network(name, nn.Module)
+        write_network(folder, name, module, config=info.config, numbers=info.numbers, extra=part.extra(name))
     (folder / DETAILS).write_text(json.dumps(details, indent=1) + "\n")
     add_file(folder, DETAILS)
 
 
 def judges(work: Path) -> hypereditor.Judges:
     """Load the frozen networks that the editor's training leans on."""
-    identity_pack, e4e = Pack.load(work / "identity"), Pack.load(work / "e4e")._network("e4e")[0]
-    assert isinstance(e4e, Encoder4Editing)
-    generator_pack = Pack.load(work / "generator")
+    identity_pack, generator_pack = Pack.load(work / "identity"), Pack.load(work / "generator")
     return hypereditor.Judges(
-        generator=generator_pack.generator(), mean_latent=generator_pack.mean_latent(), e4e=e4e, clip=Pack.load(work / "clip").clip(),
-        identity=identity_pack.identity(), attributes=Pack.load(work / "attributes").attributes(),
+        generator=generator_pack.generator(),
+        mean_latent=generator_pack.mean_latent(),
+        e4e=Pack.load(work / "e4e").network("e4e", Encoder4Editing),
+        clip=Pack.load(work / "clip").clip(),
+        identity=identity_pack.identity(),
+        attributes=Pack.load(work / "attributes").attributes(),
         threshold=identity_pack.info.networks["identity"].numbers["threshold_far1"],
-    )  # fmt: skip
+    )
 
 
 def _settings(stage: Stage) -> str:
@@ -147,10 +154,16 @@ def _write(out: Path, name: str, trained: Trained, provenance: Mapping[str, obje
     write_network(out, name, trained.module, config=trained.config, numbers=trained.numbers, extra=trained.extra)
 
 
-def _generator(config: generator.GeneratorConfig, out: Path) -> Trained:
+def _base(config: generator.GeneratorConfig, out: Path) -> Trained:
     net, numbers = generator.train(config, out)
     shape = {"size": config.size, "style_dim": config.style_dim, "n_mlp": config.n_mlp, "channels": dict(config.channels)}
-    return Trained(module=net, config=shape, numbers=numbers, extra={"latent_avg": net.mean_latent()})
+    return Trained(module=net, config=shape, numbers=numbers)
+
+
+def _refine(config: generator.RefineConfig, work: Path, out: Path) -> Trained:
+    base = Pack.load(work / "base")
+    net, numbers = generator.refine(config, out, net=base.network("base", Generator), clip=Pack.load(work / "clip").clip())
+    return Trained(module=net, config=base.info.networks["base"].config, numbers=numbers, extra={"latent_avg": net.mean_latent()})
 
 
 def _clip(config: clip.ClipConfig, out: Path) -> Trained:
@@ -183,9 +196,13 @@ def _encoder(config: encoders.EncoderConfig, work: Path, out: Path) -> Trained:
     source, who = Pack.load(work / "generator"), Pack.load(work / "identity")
     net, numbers = encoders.train(config, out, generator=source.generator(), mean_latent=source.mean_latent(), identity=who.identity())
     reached = encoders.measure(
-        net, generator=source.generator(), mean_latent=source.mean_latent(), identity=who.identity(),
-        attributes=Pack.load(work / "attributes").attributes(), threshold=who.info.networks["identity"].numbers["threshold_far1"],
-    )  # fmt: skip
+        net,
+        generator=source.generator(),
+        mean_latent=source.mean_latent(),
+        identity=who.identity(),
+        attributes=Pack.load(work / "attributes").attributes(),
+        threshold=who.info.networks["identity"].numbers["threshold_far1"],
+    )
     return Trained(module=net, config=encoders.network_config(config, source.generator()), numbers=numbers | reached)
 
 
