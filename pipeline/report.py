@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import jinja2
 
 from pipeline import report_tables, report_view
@@ -9,8 +12,9 @@ from pipeline.report_data import CRITERION, SCORES, Run, ordered_instructions, r
 from pipeline.report_facts import read_facts
 from pipeline.report_figures import HEIGHT, WIDTH
 from pipeline.report_gallery import Gallery
-from pipeline.report_pictures import Embedder, draw_sheet
+from pipeline.report_pictures import Embedder, draw_sheet, read_members
 from pipeline.storage import Storage
+from pipeline.tar_index import printable
 
 PICTURE_BUDGET_BYTES = 6_500_000  # of base64; with the text the page stays below 8 MB
 SHEET_PEOPLE = 6
@@ -26,12 +30,12 @@ def write_report(out_url: str) -> str:
     gallery = Gallery(run, ordered_instructions(run))
     gallery.load(storage)
     storage.write("sheet.png", draw_sheet(gallery.overview_rows()[:SHEET_PEOPLE], ["source", *gallery.names]))
-    storage.write("report.html", render(run, gallery).encode())
+    storage.write("report.html", render(run, gallery, features=_features(storage, run)).encode())
     return storage.url_of("report.html")
 
 
-def render(run: Run, gallery: Gallery) -> str:
-    """Return the page."""
+def render(run: Run, gallery: Gallery, *, features: Mapping[str, str]) -> str:
+    """Return the page; `features` says what LPIPS and the Frechet distance rest on."""
     instructions = ordered_instructions(run)
     facts = read_facts(run.facts, edits=run.edits)
     embedder = Embedder(PICTURE_BUDGET_BYTES)
@@ -41,6 +45,7 @@ def render(run: Run, gallery: Gallery) -> str:
     shards, more_shards = report_tables.shards(run)
     return _template().render(
         facts=facts,
+        features=features,
         lead=report_view.lead(run, facts, instructions),
         tiles=report_view.tiles(run, facts, instructions),
         overview=report_view.overview(gallery, embedder),
@@ -60,6 +65,14 @@ def render(run: Run, gallery: Gallery) -> str:
         figure=(WIDTH, HEIGHT),
         left_out=embedder.left_out,
     )
+
+
+def _features(storage: Storage, run: Run) -> Mapping[str, str]:
+    """Return what was written beside the scores of a sample: run.json only knows it when the last run edited something."""
+    for ref, _ in run.chosen[:1]:
+        for _, data in read_members(storage, f"shards/{ref.shard}.tar", {printable(f"{ref.key}.edits.json")}):
+            return {name: str(text) for name, text in json.loads(data).get("features", {}).items()}
+    return {}
 
 
 def _template() -> jinja2.Template:

@@ -236,10 +236,14 @@ def _read(storage: Storage, path: str) -> bytes:
 
 
 def _add_manifest(run: Run, shard: str, table: pa.Table) -> None:
-    keys, indices = table["key"].to_pylist(), table["index"].to_pylist()
-    refs = [SampleRef(digest=_digest(shard, key), shard=shard, index=index, key=key) for key, index in zip(keys, indices, strict=True)]
+    samples: dict[tuple[str, int], SampleRef] = {}
+    refs: list[SampleRef] = []
+    for key, index in zip(table["key"].to_pylist(), table["index"].to_pylist(), strict=True):
+        if (key, index) not in samples:
+            samples[key, index] = SampleRef(digest=_digest(shard, key), shard=shard, index=index, key=key)
+        refs.append(samples[key, index])
     good = np.array([status == "ok" for status in table["status"].to_pylist()], dtype=bool)
-    run.samples += len(set(refs))
+    run.samples += len(samples)
     run.edits += int(good.sum())
     failed = table.filter(pa.array(~good))
     _add_failures(run, failed.select(["stage", "reason"]).to_pylist(), [ref for ref, ok in zip(refs, good, strict=True) if not ok])
@@ -267,13 +271,11 @@ def _add_failures(run: Run, rows: Sequence[Row], refs: Sequence[SampleRef]) -> N
 
 def _keep_candidates(run: Run, table: pa.Table, refs: Sequence[SampleRef], good: npt.NDArray[np.bool_]) -> None:
     """Keep the samples with the smallest digests, those with every edit first."""
-    edits: dict[SampleRef, list[int]] = {}
+    edits: dict[int, list[int]] = {}
     for row in np.flatnonzero(good).tolist():
-        edits.setdefault(refs[row], []).append(row)
-    nearest = sorted(edits, key=lambda ref: (-len(edits[ref]), ref))[:CANDIDATES]
-    for ref in nearest:
-        rows = table.take(pa.array(edits[ref])).to_pylist()
-        run.chosen.append((ref, {str(row["instruction"]): row for row in rows}))
+        edits.setdefault(refs[row].index, []).append(row)
+    for rows in sorted(edits.values(), key=lambda rows: (-len(rows), refs[rows[0]]))[:CANDIDATES]:
+        run.chosen.append((refs[rows[0]], {str(row["instruction"]): row for row in table.take(pa.array(rows)).to_pylist()}))
     run.chosen = sorted(run.chosen, key=lambda entry: (-len(entry[1]), entry[0]))[:CANDIDATES]
 
 

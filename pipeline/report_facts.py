@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from pipeline.report_figures import format_duration
+from pipeline.report_figures import format_count, format_duration
 
 NOTHING = "\N{EN DASH}"
+SHOWN_ELSEWHERE = frozenset({"config", "versions", "instructions", "features", "scores", "counts", "input", "format"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,6 @@ class Facts:
     duration: str = NOTHING
     throughput: str = NOTHING
     throughput_note: str = "not recorded"
-    features: Mapping[str, str] = field(default_factory=dict)
     expects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     details: tuple[tuple[str, str], ...] = ()
     config: str = "{}"
@@ -31,11 +31,12 @@ class Facts:
 
 
 def read_facts(record: Mapping[str, object], *, edits: int) -> Facts:
-    """Pick the facts out of run.json."""
-    config = _mapping(record.get("config"))
-    seconds = _number(record.get("seconds"))
+    """Pick the facts out of run.json; `edits` counts those of the whole output, of which the last run may have made a part."""
+    config, this_run = _mapping(record.get("config")), _mapping(record.get("this_run"))
     dataset = _text(record.get("input") or config.get("input"))
-    rate = edits / seconds if seconds and edits else None
+    seconds, made = _number(record.get("seconds")), _number(this_run.get("images"))
+    duration = format_duration(seconds) if seconds else NOTHING
+    partly = made is not None and made < edits
     instructions = record.get("instructions")
     listed = [entry for entry in instructions if isinstance(entry, dict)] if isinstance(instructions, list) else []
     return Facts(
@@ -43,10 +44,9 @@ def read_facts(record: Mapping[str, object], *, edits: int) -> Facts:
         dataset=dataset,
         pack=_pack(record, config),
         when=_when(_text(record.get("started"))),
-        duration=format_duration(seconds) if seconds else NOTHING,
-        throughput=_rate(rate),
-        throughput_note=f"{format_duration(seconds)} from first shard to last" if seconds else "not recorded",
-        features={name: _text(value) for name, value in _mapping(record.get("features")).items()},
+        duration=NOTHING if partly else duration,
+        throughput=_rate(_number(record.get("images_per_s"))),
+        throughput_note=_throughput_note(duration, f"{made:.0f} of {edits} in the last run" if partly else ""),
         expects={str(entry.get("name")): tuple(_mapping(entry.get("expects"))) for entry in listed},
         details=_details(record),
         config=json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False),
@@ -54,12 +54,15 @@ def read_facts(record: Mapping[str, object], *, edits: int) -> Facts:
     )
 
 
+def _throughput_note(duration: str, part: str) -> str:
+    if duration == NOTHING:
+        return "not recorded"
+    return f"{part}, in {duration}" if part else f"{duration} from the first shard to the last"
+
+
 def _when(text: str) -> str:
-    """Print an ISO time to the minute, in UTC; any other text as it is."""
-    try:
-        return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except ValueError:
-        return text
+    """Leave out the seconds of a time."""
+    return re.sub(r"(\d\d:\d\d):\d\d(\.\d+)?", r"\1", text)
 
 
 def _pack(record: Mapping[str, object], config: Mapping[str, object]) -> str:
@@ -72,7 +75,7 @@ def _details(record: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     """List every single value of the record, nested ones with a dotted name; settings and versions have their own place."""
     found: list[tuple[str, str]] = []
     for name, value in record.items():
-        if name not in ("config", "versions", "instructions", "features"):
+        if name not in SHOWN_ELSEWHERE:
             found += _flat(name, value)
     return tuple(found)
 
@@ -88,7 +91,7 @@ def _flat(name: str, value: object) -> list[tuple[str, str]]:
 def _rate(rate: float | None) -> str:
     if rate is None:
         return NOTHING
-    return f"{rate:.1f}" if rate < 100 else f"{rate:.0f}"
+    return f"{rate:.1f}" if rate < 100 else format_count(round(rate))
 
 
 def _number(value: object) -> float | None:

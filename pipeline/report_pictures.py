@@ -30,23 +30,25 @@ def read_pictures(storage: Storage, wanted: Wanted) -> Pictures:
     """
     found: Pictures = {}
     for path in sorted(wanted):
-        for name, data in _members(storage, path, set(wanted[path])):
+        for name, data in read_members(storage, path, wanted[path]):
             picture = small_picture(data)
             if picture is not None:
                 found[path, name] = picture
     return found
 
 
-def _members(storage: Storage, path: str, names: set[str]) -> list[tuple[str, bytes]]:
+def read_members(storage: Storage, path: str, names: Collection[str]) -> list[tuple[str, bytes]]:
+    """Read named members out of a tar, as far as they are there."""
     found: list[tuple[str, bytes]] = []
+    missing = set(names)
     try:
         with storage.open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 name = printable(member.name)
-                if name in names and (stream := tar.extractfile(member)) is not None:
+                if name in missing and (stream := tar.extractfile(member)) is not None:
                     found.append((name, stream.read()))
-                    names.discard(name)
-                if not names:
+                    missing.discard(name)
+                if not missing:
                     break
     except (FileNotFoundError, tarfile.TarError):
         pass  # what could not be read is shown as an empty cell

@@ -20,6 +20,7 @@ from pipeline.score import EditScores
 from pipeline.shards import QuarantineWriter, ShardWriter
 from pipeline.storage import Storage
 
+FEATURES = {"lpips": "alexnet, random weights (seed 0)", "frechet": "image embedding of the pack's CLIP"}
 METHOD = Method(inverter="e4e", editor="hypereditor", backend="torch-cpu")
 SMILE = Instruction(name="smile", source="a face", target="a smiling face", expects={"smile": True})
 BLOND = Instruction(name="blond", source="a face", target="a face with blond hair", expects={"hair_blond": True})
@@ -72,7 +73,11 @@ def write_shard(
     generator = torch.Generator().manual_seed(len(name) + int(name[-1]))
     with ShardWriter(storage, f"shards/{name}.tar") as writer:
         for index, key in enumerate(keys):
-            members = {"aligned.png": encoded(painter(key, "aligned")), "json": b"{}"}
+            members = {
+                "aligned.png": encoded(painter(key, "aligned")),
+                "json": b"{}",
+                "edits.json": json.dumps({"features": FEATURES}).encode(),
+            }
             moments.source.update(torch.randn(1, 3, generator=generator))
             for instruction in instructions:
                 members[f"{instruction.name}.png"] = encoded(painter(key, instruction.name))
@@ -99,15 +104,19 @@ def commit(storage: Storage, name: str, statuses: Mapping[str, int], *, damage: 
 def write_run(out: Path, instructions: Sequence[Instruction] = INSTRUCTIONS, **more: object) -> None:
     """Write run.json."""
     record: dict[str, object] = {
+        "format": 1,
         "input": "s3://bucket/portraits/raw",
-        "pack": {"name": "portraits64", "sha256": "ab" * 32},
-        "started": "2031-05-04T12:00:00Z",
+        "started": "2031-05-04 12:00:00 UTC",
         "seconds": 92.4,
-        "config": {"input": "s3://bucket/portraits/raw", "batch_size": 16},
+        "images_per_s": 1.46,
+        "counts": {"shards": 3},
+        "this_run": {"shards": 3, "images": 1_000_000},
+        "pack": {"name": "portraits64", "sha256": "ab" * 32},
         "config_hash": "c0ffee",
-        "features": {"lpips": "alexnet, random weights (seed 0)", "frechet": "image embedding of the pack's CLIP"},
-        "versions": {"torch": "2.15.0"},
+        "config": {"input": "s3://bucket/portraits/raw", "batch_size": 16},
         "instructions": [{"name": i.name, "expects": dict(i.expects)} for i in instructions],
+        "scores": {},
+        "versions": {"torch": "2.15.0"},
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.json").write_text(json.dumps(record | more))
