@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHON
 
-.PHONY: help setup demo test check pack lock clean
+.PHONY: help setup demo test check bench pack lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ check: setup ## ruff, mypy and the length of the files
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(PY) -m pytest --quiet --no-header tests/house/test_tree.py -k length
+
+bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
+	@$(PY) -m benchmarks.render
 
 pack: setup ## retrain every network of packs/portraits64 from nothing (hours on a CPU)
 	@$(PY) jobs/train_pack.py $(PACK)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("portraits", "models", "training", "pipeline", "jobs", "evaluation", "trt_engines")
+PACKAGES = ("portraits", "models", "training", "pipeline", "jobs", "evaluation", "trt_engines", "benchmarks")
 MAX_LINES = 500
 TEXT = {"", ".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".j2", ".json", ".sh", ".css", ".js"}
 # Written so that they do not match themselves.
