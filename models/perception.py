@@ -116,7 +116,7 @@ class AttributeNet(nn.Module):
 class LandmarkNet(nn.Module):
     """Find a face's landmarks in pictures of any size: heat maps whose centre of mass is the landmark, refined on a second, closer look."""
 
-    def __init__(self, *, names: Sequence[str], size: int = 96, widths: Sequence[int] = (24, 40, 64, 96), zoom: float = 3.6) -> None:
+    def __init__(self, *, names: Sequence[str], size: int = 96, widths: Sequence[int] = (24, 40, 64, 96), zoom: float = 6.4) -> None:
         super().__init__()
         self.names = tuple(names)
         self.size, self.zoom = size, zoom
@@ -136,6 +136,12 @@ class LandmarkNet(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return landmarks (B, K, 2) as x, y in [-1, 1] of the picture, and face logits (B,)."""
+        weight_BKHW, score_B = self.heat_maps(image_BCHW)
+        rows, columns = grid(weight_BKHW)
+        return torch.stack([(weight_BKHW.sum(2) * columns).sum(2), (weight_BKHW.sum(3) * rows).sum(2)], 2), score_B
+
+    def heat_maps(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where each landmark may be, (B, K, H/2, W/2), each map summing to 1, and face logits (B,)."""
         levels, x = [], self.trunk[:3](image_BCHW)
         levels.append(x)
         for block in list(self.trunk)[3:]:
@@ -147,10 +153,7 @@ class LandmarkNet(nn.Module):
             y = smooth(F.interpolate(y, size=level.shape[2:], mode="bilinear", align_corners=False) + lateral(level))
         heat = self.heat(y)
         b, k, h, w = heat.shape
-        weight = heat.float().flatten(2).softmax(2).view(b, k, h, w)
-        rows = (torch.arange(h, device=heat.device) + 0.5) * (2 / h) - 1
-        columns = (torch.arange(w, device=heat.device) + 0.5) * (2 / w) - 1
-        return torch.stack([(weight.sum(2) * columns).sum(2), (weight.sum(3) * rows).sum(2)], 2), score
+        return heat.float().flatten(2).softmax(2).view(b, k, h, w), score
 
     @torch.no_grad()
     def locate(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -174,6 +177,13 @@ class LandmarkNet(nn.Module):
         points, logits = self(batch)
         place = torch.stack([place for _, place in windows])
         return points.cpu() * place[:, None, 2:] + place[:, None, :2], logits.sigmoid().cpu()
+
+
+def grid(map_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the y of each row and the x of each column of a map, in [-1, 1]."""
+    h, w = map_BKHW.shape[2:]
+    axis = [(torch.arange(n, device=map_BKHW.device) + 0.5) * (2 / n) - 1 for n in (h, w)]
+    return axis[0], axis[1]
 
 
 def _window(image: np.ndarray, *, centre: tuple[float, float], side: float, size: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from pipeline.sample import SampleFailure
 
 STAGE = "align"
 LANDMARK_NAMES = (
-    "left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin", "jaw_left", "jaw_right", "mouth_centre",
+    "left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin", "nose_left", "nose_right", "mouth_centre",
 )  # fmt: skip
 MIN_FACE_SCORE = 0.5
 MIN_FACE_PIXELS = 8.0

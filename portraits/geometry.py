@@ -74,12 +74,6 @@ def geometry(p: Parameters) -> Geometry:
     )
 
 
-def jaw_half_width(g: Geometry, y: Tensor) -> Tensor:
-    """Return the half width of the face outline at height `y` >= 0."""
-    inside = (1 - (y / g.chin).clamp(0, 1).pow(g.jaw_power)).clamp_min(0)
-    return g.head_width * inside.pow(1 / g.jaw_power)
-
-
 def rows(*values: Tensor) -> Tensor:
     """Stack (B, 1, 1) values into (B, len(values))."""
     return torch.cat([v.flatten(1) for v in values], 1)

@@ -5,24 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from portraits.geometry import geometry, jaw_half_width, rows
+from portraits.geometry import geometry, rows
 from portraits.parameters import Parameters
 
 LANDMARK_NAMES: tuple[str, ...] = (
-    "left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin", "jaw_left", "jaw_right", "mouth_centre",
+    "left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin", "nose_left", "nose_right", "mouth_centre",
 )  # fmt: skip
 
 
 def landmarks(p: Parameters) -> Tensor:
     """Return the landmarks in world units, (B, 9, 2) as x, y."""
     g = geometry(p)
-    zero = torch.zeros_like(g.chin)
     corner_y = g.mouth_y + g.mouth_bend * 0.65
-    jaw_y = zero + 0.30
-    jaw_x = jaw_half_width(g, jaw_y)
     x = rows(g.eye_shift - g.eye_x, g.eye_shift + g.eye_x, g.nose_x, g.mouth_x - g.mouth_width, g.mouth_x + g.mouth_width,
-             g.mouth_x * 0.6, -jaw_x, jaw_x, g.mouth_x)  # fmt: skip
-    y = rows(g.eye_y, g.eye_y, g.nose_y, corner_y, corner_y, g.chin, jaw_y, jaw_y, g.mouth_y - g.mouth_bend * 0.35)
+             g.mouth_x * 0.6, g.nose_x - g.nose_width, g.nose_x + g.nose_width, g.mouth_x)  # fmt: skip
+    y = rows(g.eye_y, g.eye_y, g.nose_y, corner_y, corner_y, g.chin, g.nose_y, g.nose_y, g.mouth_y - g.mouth_bend * 0.35)
     return torch.stack([x, y], 2)
 
 

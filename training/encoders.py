@@ -40,7 +40,7 @@ class EncoderConfig:
     batch: int = 24
     rate: float = 1.5e-3
     identity: float = 0.5
-    code: float = 1.0
+    code: float = 10.0
     delta: float = 2e-3
     picture_every: int = 3
     seed: int = 61
@@ -81,7 +81,7 @@ def train(
         with half_precision():
             residual = net(wear(picture, generator=stream, amount=0.5)).float()
         w = residual + mean_latent
-        code = F.smooth_l1_loss(w, generator.repeat(known[rows]))
+        code = F.mse_loss(w, generator.repeat(known[rows]))
         loss = config.code * code + config.delta * (residual - residual[:, :1]).norm(dim=2).mean()
         if step % config.picture_every == 0:
             with half_precision():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.perception import LandmarkNet
+from models.perception import LandmarkNet, grid
 from portraits import LANDMARK_NAMES, Parameters, render, sample_parameters
 from portraits.raw import picture_landmarks, random_frames
 from training.attributes import styled
@@ -24,9 +24,9 @@ class LandmarksConfig:
 
     size: int = 96
     widths: Sequence[int] = (24, 40, 64, 96)
-    pictures: int = 16_000
+    pictures: int = 20_000
     empty: int = 3_000
-    steps: int = 1700
+    steps: int = 3400
     batch: int = 48
     rate: float = 2e-3
     seed: int = 51
@@ -62,7 +62,7 @@ def bank(n: int, *, size: int, seed: int) -> tuple[Tensor, Tensor]:
     p = styled(sample_parameters(n, generator), seed=seed, share=0.15)
     half = n // 2
     wide = random_frames(p.slice(slice(0, half)), generator=generator, eye_share=(0.11, 0.27), rotation_deg=38, shift=0.35)
-    close = random_frames(p.slice(slice(half, n)), generator=generator, eye_share=(0.25, 0.40), rotation_deg=38, shift=0.14)
+    close = random_frames(p.slice(slice(half, n)), generator=generator, eye_share=(0.22, 0.40), rotation_deg=38, shift=0.12)
     frame = torch.cat([wide, close])
     parts = [to_bytes(render(p.slice(slice(i, i + 512)), frame[i : i + 512], size=size)) for i in range(0, n, 512)]
     return torch.cat(parts), picture_landmarks(p, frame)
@@ -72,6 +72,25 @@ def error(said_BK2: Tensor, truth_BK2: Tensor) -> Tensor:
     """Return the mean landmark error of each picture as a share of its eye distance, (B,)."""
     eyes = (truth_BK2[:, 0] - truth_BK2[:, 1]).norm(dim=1)
     return (said_BK2 - truth_BK2).norm(dim=2).mean(1) / eyes
+
+
+def coarse(image_BCHW: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Take the detail out of half of the batch, as enlarging a small face does."""
+    size = image_BCHW.shape[-1]
+    small = int(torch.randint(size // 2, size, (1,), generator=generator))
+    half = len(image_BCHW) // 2
+    blurred = F.interpolate(image_BCHW[:half], size=(small, small), mode="bilinear", align_corners=False, antialias=True)
+    return torch.cat([F.interpolate(blurred, size=(size, size), mode="bilinear", align_corners=False), image_BCHW[half:]])
+
+
+def distances(maps_BKHW: Tensor, truth_BK2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the error of the maps' centres and the mean distance of their mass, (B,) each, as shares of the eye distance."""
+    rows, columns = grid(maps_BKHW)
+    centre = torch.stack([(maps_BKHW.sum(2) * columns).sum(2), (maps_BKHW.sum(3) * rows).sum(2)], 2)
+    dx, dy = columns - truth_BK2[:, :, :1], rows - truth_BK2[:, :, 1:]
+    away = (dy[:, :, :, None].square() + dx[:, :, None, :].square() + 1e-8).sqrt()
+    eyes = (truth_BK2[:, 0] - truth_BK2[:, 1]).norm(dim=1)
+    return error(centre, truth_BK2), (maps_BKHW * away).sum((2, 3)).mean(1) / eyes
 
 
 def train(config: LandmarksConfig, folder: Path) -> tuple[LandmarkNet, dict[str, float]]:
@@ -88,10 +107,10 @@ def train(config: LandmarksConfig, folder: Path) -> tuple[LandmarkNet, dict[str,
     for step, rows in zip(range(config.steps), batches(len(pictures), batch=config.batch, generator=generator), strict=False):
         set_rate(optimizer, config.rate * cosine(step, steps=config.steps))
         with half_precision():
-            said, score = net(wear(to_float(pictures[rows]), generator=generator, amount=0.7))
+            maps, score = net.heat_maps(wear(coarse(to_float(pictures[rows]), generator=generator), generator=generator, amount=0.7))
         face = is_face[rows]
-        miss = error(said[face].float(), truth[rows][face])
-        loss = miss.mean() * 10 + F.binary_cross_entropy_with_logits(score.float(), face.float())
+        miss, spread = distances(maps[face], truth[rows][face])
+        loss = miss.mean() * 10 + spread.mean() * 3 + F.binary_cross_entropy_with_logits(score.float(), face.float())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)

@@ -18,7 +18,7 @@ STYLE_DIM = 16
 CHANNELS = {4: 16, 8: 16, 16: 12, 32: 8, 64: 8}
 TRUNK = {"widths": (8, 8, 12, 16), "depths": (1, 1, 1, 1)}
 EMBED = 16
-LANDMARKS = ("left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin", "jaw_left", "jaw_right", "mouth_centre")
+LANDMARKS = ("left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin", "nose_left", "nose_right", "mouth_centre")
 GROUPS = {
     "expression": ("neutral", "smile", "sad", "surprised", "angry"),
     "eyewear": ("no_eyewear", "glasses", "sunglasses"),

@@ -108,7 +108,7 @@ def test_landmarks_sit_on_what_they_name() -> None:
     image = render(p, frame, size=192)
     grid = points[:, :2, None, :]
     at_eyes = torch.nn.functional.grid_sample(image, grid, align_corners=False).mean((1, 3))
-    cheek = points[:, 2:3, None, :] * 0.5 + points[:, 6:7, None, :] * 0.5
+    cheek = points[:, 6:7, None, :] * 2.2 - points[:, 7:8, None, :] * 1.2
     at_cheek = torch.nn.functional.grid_sample(image, cheek, align_corners=False).mean((1, 2, 3))
     light_skin = p["skin_tone"].flatten() > 0
     assert (at_eyes.amax(1) < at_cheek)[light_skin].float().mean() > 0.9
