@@ -17,7 +17,7 @@ def identity_loss(made_BE: Tensor, wanted_BE: Tensor) -> Tensor:
 
 
 def directional_clip_loss(edited_BE: Tensor, source_BE: Tensor, direction_BE: Tensor) -> Tensor:
-    """Return the mean of 1 - cosine between picture direction and text direction (HyperEditor eq. 4).
+    """Return 1 - cosine between picture direction and text direction of each picture, (B,); the loss is its mean (HyperEditor eq. 4).
 
     `edited_BE` and `source_BE` are raw picture embeddings, normalised before their difference, which is normalised again;
     `direction_BE` (B or 1 rows) is the raw text embedding of the target minus that of the source. Differs from the release: an epsilon
@@ -25,9 +25,9 @@ def directional_clip_loss(edited_BE: Tensor, source_BE: Tensor, direction_BE: Te
     """
     delta = F.normalize(edited_BE, dim=1) - F.normalize(source_BE, dim=1)
     delta = delta / (delta.norm(dim=1, keepdim=True) + EPSILON)
-    return (1 - (delta * F.normalize(direction_BE, dim=1)).sum(1)).mean()
+    return 1 - (delta * F.normalize(direction_BE, dim=1)).sum(1)
 
 
 def global_clip_loss(edited_BE: Tensor, target_BE: Tensor) -> Tensor:
-    """Return the mean of 1 - cosine between edited picture and target text (HyperEditor eq. 3)."""
-    return (1 - F.cosine_similarity(edited_BE, target_BE.expand_as(edited_BE), dim=1)).mean()
+    """Return 1 - cosine between each edited picture and the target text, (B,); the loss is its mean (HyperEditor eq. 3)."""
+    return 1 - F.cosine_similarity(edited_BE, target_BE.expand_as(edited_BE), dim=1)

@@ -54,8 +54,8 @@ def stages() -> dict[str, Stage]:
     m, e, h = landmarks.LandmarksConfig(), encoders.EncoderConfig(), hypereditor.HyperEditorConfig()
     w = encoders.EncoderConfig(kind="w", widths=(16, 32, 64, 96), steps=1500, seed=62)
     ablation = {
-        "directional": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS),
-        "global": hypereditor.HyperEditorConfig(steps=ABLATION_STEPS, loss="global"),
+        "directional": hypereditor.HyperEditorConfig(phases=ABLATION_PHASES),
+        "global": hypereditor.HyperEditorConfig(phases=ABLATION_PHASES, loss="global"),
     }
     judged = ("e4e", "clip", "attributes")
     r = generator.RefineConfig()
@@ -73,7 +73,7 @@ def stages() -> dict[str, Stage]:
     }
 
 
-ABLATION_STEPS = 800
+ABLATION_PHASES = ((800, 1.0),)
 UNPACKED = ("base", "ablation")
 """Stages whose networks do not go into the pack."""
 ABLATION_INSTRUCTIONS = ("smile", "beard", "blond", "zombie")

@@ -121,7 +121,9 @@ def test_hypereditor_learns(tmp_path: Path, loss: str) -> None:
         Instruction(name="smile", source="a face", target="a smiling face", expects={"smile": True}),
         Instruction(name="zombie", source="a photo of a face", target="a zombie", expects={"style_zombie": True}),
     )
-    config = hypereditor.HyperEditorConfig(widths=(8, 8, 8, 16), inner=8, pictures=48, steps=60, batch=4, l2=0.0, identity=0.0, loss=loss)  # type: ignore[arg-type]
+    config = hypereditor.HyperEditorConfig(
+        widths=(8, 8, 8, 16), inner=8, pictures=48, phases=((40, 0.0), (20, 0.0)), batch=4, identity=0.0, loss=loss
+    )  # type: ignore[arg-type]
     net, _ = hypereditor.train(config, tmp_path, judges=judges, instructions=instructions)
     recorded = losses(tmp_path / "hypereditor.jsonl", "clip")
     assert min(recorded[1:]) < recorded[0]
