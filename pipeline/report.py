@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import jinja2
 
 from pipeline import report_tables, report_view
-from pipeline.report_data import CRITERION, SCORES, Run, ordered_instructions, read_run
+from pipeline.report_data import Run, ordered_instructions, read_run
 from pipeline.report_facts import read_facts
 from pipeline.report_figures import HEIGHT, WIDTH
 from pipeline.report_gallery import Gallery
 from pipeline.report_pictures import Embedder, draw_sheet, read_members
+from pipeline.report_scores import CRITERION, SCORES
 from pipeline.storage import Storage
 from pipeline.tar_index import printable
 

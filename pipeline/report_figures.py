@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report_data import BINS, Distribution, Score
+from pipeline.report_scores import BINS, Distribution, Score
 
 BARS = 32
 WIDTH, HEIGHT = 320, 96  # of a histogram's bars, in its own units

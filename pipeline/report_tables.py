@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from pipeline.frechet import distance
 from pipeline.ledger import Record
-from pipeline.report_data import SCORES, InstructionNumbers, Run, damaged_shards
+from pipeline.report_data import InstructionNumbers, Run, damaged_shards
 from pipeline.report_facts import Facts
 from pipeline.report_figures import counted, format_count, mean_and_deviation
 from pipeline.report_gallery import Gallery
 from pipeline.report_pictures import Embedder
+from pipeline.report_scores import SCORES
 from pipeline.report_view import Cell, cell
 
 TABLE_SCORES = ("clip_directional", "clip_score", "identity", "lpips", "ssim", "psnr")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pipeline.report_data import SCORES, Distribution, InstructionNumbers, Row, Run, SampleRef, Share, damaged_shards
+from pipeline.report_data import InstructionNumbers, Row, Run, SampleRef, damaged_shards
 from pipeline.report_facts import Facts
 from pipeline.report_figures import (
     Axis,
@@ -23,6 +23,7 @@ from pipeline.report_figures import (
 )
 from pipeline.report_gallery import Gallery
 from pipeline.report_pictures import Embedder
+from pipeline.report_scores import SCORES, Distribution, Share
 
 HISTOGRAMS = ("clip_directional", "identity", "lpips")
 BY_COLUMN = {score.column: score for score in SCORES}
