@@ -170,7 +170,7 @@ def write_network(
     """Write a module's tensors to `name`.safetensors and its entry to pack.yaml, which `start_pack` made.
 
     `config` is exactly the constructor's arguments; `extra` tensors (`latent_avg`) go into the same file; `dtype` (float16) makes the
-    floating-point tensors smaller, they are loaded as float32. Raises PackError when the config does not rebuild the module.
+    floating-point matrices and kernels smaller, they are loaded as float32. Raises PackError when the config does not rebuild the module.
     """
     path = Path(folder)
     extra = extra or {}
@@ -222,7 +222,8 @@ def _kind_of(module: nn.Module) -> str:
 
 def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     value = value.detach().cpu()
-    value = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    # Vectors stay as they are: they are small, and the variances of batch norms can be smaller than float16 knows.
+    value = value.to(dtype) if dtype is not None and value.is_floating_point() and value.ndim > 1 else value
     return value.clone(memory_format=torch.contiguous_format)
 
 

@@ -108,7 +108,7 @@ def join(work: Path, folder: Path, *, seconds: float) -> None:
     """Join the stages' results into one pack; `seconds` is the wall time of the whole training."""
     everything = stages()
     provenance = {
-        "command": "make pack", "trained_s": round(seconds, 1), "hardware": f"{platform.machine()}, CPU only", "torch": torch.__version__,
+        "command": "make pack", "trained_s": round(seconds, 1), "hardware": f"{platform.machine()}, CPU only", "torch": str(torch.__version__),
         "generator_teacher": "taught by the renderer (regression on the picture of the same latent); no adversary",
         "held_out": "all numbers are measured on people drawn from seeds that no training uses (training/data.py: HELD_OUT)",
         "settings": {name: json.loads(_settings(stage)) for name, stage in everything.items()},
@@ -124,7 +124,7 @@ def join(work: Path, folder: Path, *, seconds: float) -> None:
         part = Pack.load(work / name)
         info = part.info.networks[name]
         module = part.network(name, nn.Module)
-        write_network(folder, name, module, config=info.config, numbers=info.numbers, extra=part.extra(name))
+        write_network(folder, name, module, config=info.config, numbers=info.numbers, extra=part.extra(name), dtype=torch.float16)
     (folder / DETAILS).write_text(json.dumps(details, indent=1) + "\n")
     add_file(folder, DETAILS)
 

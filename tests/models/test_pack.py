@@ -78,7 +78,7 @@ def test_inverters_add_the_mean_latent_and_editors_change_the_picture(original: 
         inverter = pack.inverter(name)
         state = inverter.invert(images)
         assert inverter.name == name and state.latents_BLD.shape == (2, 10, 16) and not state.offsets
-        residual = pack._module(name, nn.Module)(images)
+        residual = pack.network(name, nn.Module)(images)
         assert torch.allclose(state.latents_BLD, residual + pack.mean_latent())
     reconstruction = pack.generator()(state)
     editor = pack.editor()
