@@ -196,7 +196,15 @@ def measure(
         rows = eligible(instruction, data.parameters)[:pictures]
         direction = judges.clip.embed_texts([instruction.target]) - judges.clip.embed_texts([instruction.source])
         totals = [_judge(net, judges, data, part, direction, instruction) for part in rows.split(50)]
-        names = ["success", "same_person", "identity", "psnr_db", "collateral", *(f"flip_{n}" for n in judges.attributes.names)]
+        names = [
+            "success",
+            "same_person",
+            "success_same_person",
+            "identity",
+            "psnr_db",
+            "collateral",
+            *(f"flip_{n}" for n in judges.attributes.names),
+        ]
         style = float(any(name.startswith(STYLE_PREFIX) for name in instruction.expects))
         figures = dict(zip(names, torch.cat(totals).mean(0).tolist(), strict=True))
         result[instruction.name] = {"portraits": float(len(rows)), "style": style} | figures
@@ -215,7 +223,8 @@ def _judge(net: HyperEditor, judges: Judges, data: Inversions, rows: Tensor, dir
     judge = AttributeJudge(names=names, groups=judges.attributes.groups)
     verdicts = [judge.verdict(*pair, instruction.expects).flips for pair in zip(was.tolist(), said.tolist(), strict=True)]
     flips = torch.tensor([[float(name in verdict) for name in names] for verdict in verdicts])
-    figures = torch.stack([success.float(), (same > judges.threshold).float(), same, psnr, flips.sum(1)], 1)
+    kept = same > judges.threshold
+    figures = torch.stack([success.float(), kept.float(), (success & kept).float(), same, psnr, flips.sum(1)], 1)
     return torch.cat([figures, flips], 1)
 
 
@@ -226,5 +235,6 @@ def summary(detail: dict[str, dict[str, float]]) -> dict[str, float]:
     result = {"success_mean": sum(success) / len(success), "success_worst": min(success)}
     if attribute_edits:
         result["same_person_attribute_edits"] = sum(f["same_person"] for f in attribute_edits) / len(attribute_edits)
+        result["success_same_person"] = sum(f["success_same_person"] for f in attribute_edits) / len(attribute_edits)
         result["collateral_flips"] = sum(f["collateral"] for f in attribute_edits) / len(attribute_edits)
     return result | {f"success_{name}": figures["success"] for name, figures in detail.items()}

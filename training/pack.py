@@ -10,7 +10,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from training import attributes, clip, encoders, generator, hypereditor, identit
 
 NAME, DOMAIN, SIZE = "portraits64", "portraits", 64
 LICENCE = "Apache-2.0 (trained by this project on its own renders)"
-INSTRUCTIONS = "configs/instructions/portraits.yaml"
+INSTRUCTIONS = "configs/train/hypereditor_instructions.yaml"
 DETAILS = "edits.json"
 
 
@@ -76,6 +76,7 @@ def stages() -> dict[str, Stage]:
 ABLATION_PHASES = ((800, 1.0),)
 UNPACKED = ("base", "ablation")
 """Stages whose networks do not go into the pack."""
+ABLATION_STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
 ABLATION_INSTRUCTIONS = ("smile", "beard", "blond", "zombie")
 
 
@@ -220,10 +221,30 @@ def _hypereditor(config: hypereditor.HyperEditorConfig, work: Path, out: Path) -
 
 
 def _ablation(configs: Mapping[str, hypereditor.HyperEditorConfig], work: Path, out: Path) -> Trained:
-    j, chosen, detail = judges(work), _instructions(ABLATION_INSTRUCTIONS), {}
+    j, chosen = judges(work), _instructions(ABLATION_INSTRUCTIONS)
+    detail: dict[str, dict[str, dict[str, float]]] = {}
+    numbers: dict[str, float] = {}
     for name, config in configs.items():
         net, _ = hypereditor.train(config, out, judges=j, instructions=chosen, name=f"ablation_{name}")
-        detail[name] = hypereditor.summary(hypereditor.measure(net, judges=j, instructions=chosen))
+        detail[name] = compare_strengths(net, j, chosen)
+        numbers |= {f"{name}_{key}": value for key, value in best_strength(detail[name]).items()}
     (out / DETAILS).write_text(json.dumps(detail))
-    numbers = {f"{name}_{key}": value for name, figures in detail.items() for key, value in figures.items()}
     return Trained(module=net, config=hypereditor.network_config(config, j), numbers=numbers)
+
+
+def compare_strengths(
+    net: hypereditor.HyperEditor, j: hypereditor.Judges, instructions: Sequence[Instruction]
+) -> dict[str, dict[str, float]]:
+    """Measure an editor at every strength of ABLATION_STRENGTHS, so that losses that pull differently hard can be compared."""
+    return {
+        str(strength): hypereditor.summary(
+            hypereditor.measure(net, judges=j, instructions=[replace(i, strength=strength) for i in instructions], pictures=100)
+        )
+        for strength in ABLATION_STRENGTHS
+    }
+
+
+def best_strength(by_strength: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the figures at the strength where most attribute edits succeed on what is still the same person."""
+    best = max(by_strength, key=lambda strength: by_strength[strength]["success_same_person"])
+    return {"strength": float(best), **by_strength[best]}
