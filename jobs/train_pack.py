@@ -93,7 +93,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("train_pack: interrupted; the same command goes on after the last finished stage", file=sys.stderr)
         return 130
-    join(options.work, options.output, seconds=time.monotonic() - start)
+    join(options.work, options.output)
     numbers = {name: dict(info.numbers) for name, info in Pack.load(options.output).info.networks.items()}
     print(json.dumps({"pack": str(options.output), "seconds": round(time.monotonic() - start, 1), "numbers": numbers}))
     return 0

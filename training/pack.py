@@ -105,15 +105,18 @@ def fingerprint(name: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def join(work: Path, folder: Path, *, seconds: float) -> None:
-    """Join the stages' results into one pack; `seconds` is the wall time of the whole training."""
+def join(work: Path, folder: Path, *, notes: str = "") -> None:
+    """Join the stages' results into one pack; `notes` says what was done otherwise than by the command."""
     everything = stages()
-    provenance = {
-        "command": "make pack", "trained_s": round(seconds, 1), "hardware": f"{platform.machine()}, CPU only", "torch": str(torch.__version__),
+    provenance: dict[str, object] = {
+        "command": "make pack", "hardware": f"{platform.machine()}, CPU only", "torch": str(torch.__version__),
+        "thread_seconds": round(sum(_training_s(work, name) for name in everything), 1),
         "generator_teacher": "taught by the renderer (regression on the picture of the same latent); no adversary",
         "held_out": "all numbers are measured on people drawn from seeds that no training uses (training/data.py: HELD_OUT)",
         "settings": {name: json.loads(_settings(stage)) for name, stage in everything.items()},
     }  # fmt: skip
+    if notes:
+        provenance["notes"] = notes
     shutil.rmtree(folder, ignore_errors=True)
     start_pack(folder, name=NAME, domain=DOMAIN, size=SIZE, licence=LICENCE, provenance=provenance)
     details: dict[str, object] = {}
@@ -128,6 +131,10 @@ def join(work: Path, folder: Path, *, seconds: float) -> None:
         write_network(folder, name, module, config=info.config, numbers=info.numbers, extra=part.extra(name), dtype=torch.float16)
     (folder / DETAILS).write_text(json.dumps(details, indent=1) + "\n")
     add_file(folder, DETAILS)
+
+
+def _training_s(work: Path, name: str) -> float:
+    return Pack.load(work / name).info.networks[name].numbers.get("training_s", 0.0)
 
 
 def judges(work: Path) -> hypereditor.Judges:
