@@ -57,7 +57,7 @@ class ImageFeatures:
 
     unit_BCHW: Tensor  # in [0, 1]
     perceptual: PerceptualFeatures
-    clip_BE: Tensor
+    clip_BE: Tensor  # unit length
 
     def __len__(self) -> int:
         return int(self.unit_BCHW.shape[0])
@@ -86,7 +86,7 @@ class Scorer:
         self.perceptual = PerceptualDistance(device=device, allow_download=allow_lpips_download)
         self.features: Mapping[str, str] = {
             "lpips": self.perceptual.description,
-            "frechet": f"image embedding of the pack's CLIP, not normalised (pack {pack.sha256[:12]})",
+            "frechet": f"image embedding of the pack's CLIP, unit length (pack {pack.sha256[:12]})",
         }
 
     def check(self, instructions: Iterable[Instruction]) -> None:
@@ -154,7 +154,9 @@ class Scorer:
     def _look(self, image_BCHW: Tensor) -> ImageFeatures:
         image_BCHW = _clamped(image_BCHW)
         return ImageFeatures(
-            unit_BCHW=(image_BCHW + 1) / 2, perceptual=self.perceptual.features(image_BCHW), clip_BE=self.clip.embed_images(image_BCHW)
+            unit_BCHW=(image_BCHW + 1) / 2,
+            perceptual=self.perceptual.features(image_BCHW),
+            clip_BE=F.normalize(self.clip.embed_images(image_BCHW), dim=-1),
         )
 
     def _image_scores(self, source: SourceFeatures, edited: ImageFeatures) -> dict[str, Tensor]:
@@ -194,6 +196,5 @@ def _ssim(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
 
 
 def _directional(before_BE: Tensor, after_BE: Tensor, text_change_E: Tensor) -> Tensor:
-    """Return the cosine of image change and text change per image (HyperEditor eq. 4); 0 where the image did not change."""
-    change_BE = F.normalize(after_BE, dim=-1) - F.normalize(before_BE, dim=-1)
-    return F.cosine_similarity(change_BE, text_change_E[None], dim=-1)
+    """Return the cosine of the change of unit embeddings and the text change (HyperEditor eq. 4); 0 where the image did not change."""
+    return F.cosine_similarity(after_BE - before_BE, text_change_E[None], dim=-1)
