@@ -13,7 +13,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from models.instruction import InstructionError
@@ -30,43 +30,53 @@ USER_ERRORS = (ConfigError, InstructionError, PackError, InputError, OutputError
 
 def main(argv: Sequence[str]) -> int:
     """Run the job and return its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         plan = make_plan(parse_config(argv))
         summary = dry_run(plan) if plan.config.dry_run else run_job(plan)
-    except USER_ERRORS as error:
-        return _wrong(error)
     except KeyboardInterrupt:
         say("interrupted: shards that were committed stay; the same command goes on from there")
         return INTERRUPTED
     except Exception as error:
-        cause = _cause(error)
-        if isinstance(cause, USER_ERRORS):
-            return _wrong(cause)
-        traceback.print_exception(error)
-        say(f"failed: {type(cause).__name__}: {cause}\nShards that were committed stay; the same command goes on from there")
-        return FAILED
+        return _failed(error)
     print(json.dumps(summary, ensure_ascii=False), flush=True)
     return DONE
 
 
-def _wrong(error: BaseException) -> int:
-    print(f"edit_dataset: {error}", file=sys.stderr, flush=True)
-    return WRONG
+def _failed(error: Exception) -> int:
+    """Say what went wrong: in a sentence where the user can mend it, with a traceback otherwise."""
+    causes = [cause for cause in _chain(error) if not _is_wrapper(cause)]
+    wrong = next((cause for cause in causes if isinstance(cause, USER_ERRORS)), None)
+    if wrong is not None:
+        print(f"edit_dataset: {wrong}", file=sys.stderr, flush=True)
+        return WRONG
+    traceback.print_exception(error)
+    cause = causes[0] if causes else error
+    say(f"failed: {type(cause).__name__}: {cause}")
+    say("shards that were committed stay; the same command goes on from there")
+    return FAILED
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return what a worker raised, without what Ray wraps around it."""
-    seen = {id(error)}
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        error = inner
-    return error
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what caused it, also across processes."""
+    inner: BaseException | None = error
+    while inner is not None:
+        yield inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+
+
+def _is_wrapper(error: BaseException) -> bool:
+    """Say whether this is what Ray wraps around an error of a worker."""
+    return hasattr(error, "cause") or type(error).__module__.split(".")[0] == "ray"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # Once: what follows is the clean-up, which a second Ctrl-C must not cut short.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main(sys.argv[1:]))

@@ -231,13 +231,13 @@ def _png(picture: ImageHWC) -> bytes:
     return buffer.getvalue()
 
 
-def load_methods(pack: Pack, *, inverter: str, editor: str, device: str) -> Methods:
+def load_methods(pack: Pack, *, inverter: str, editor: str, device: str, allow_lpips_download: bool = False) -> Methods:
     """Build the networks that the configuration names, on a device."""
     return Methods(
         pack=pack,
         inverter=pack.inverter(inverter),
         editor=pack.editor(editor),
-        scorer=Scorer(pack, device=device),
+        scorer=Scorer(pack, device=device, allow_lpips_download=allow_lpips_download),
         names=Method(inverter=inverter, editor=editor, backend=f"torch-{device}"),
         device=device,
     )

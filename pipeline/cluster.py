@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import secrets
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def connect() -> Cluster:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place, which ends the process without a word
     if os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(log_to_driver=True, logging_level=logging.ERROR)
@@ -70,6 +72,7 @@ def connect() -> Cluster:
         if not _has_token():  # or Ray would write one into the home folder
             os.environ[AUTH_TOKEN] = secrets.token_hex(32)
         ray.init(address="local", include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
+    signal.signal(signal.SIGTERM, on_sigterm)
     return _measure()
 
 

@@ -28,7 +28,7 @@ _NOT_IN_HASH = frozenset(
     {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "preview"}
 )
 _LISTS = frozenset({"--instructions", "--keep"})
-_SWITCHES = frozenset({"--dry_run"})
+_SWITCHES = frozenset({"--dry_run", "--allow_lpips_download"})
 
 
 class ConfigError(ValueError):
@@ -87,6 +87,8 @@ class EditConfig:
     """What to do again of an output that exists: failed samples' shards, shards whose input or settings changed, or all."""
     seed: int = 0
     """Seed of methods that draw random numbers."""
+    allow_lpips_download: bool = False
+    """Let LPIPS fetch the released AlexNet weights where the machine lacks them."""
     dry_run: bool = False
     """Check everything, print the plan and stop."""
     image_ext: str = ""

@@ -6,33 +6,17 @@ Runs as a streaming Ray task beside the worker that edits: chunks wait in Ray's 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.align import Aligner
-from pipeline.images import ImageHWC, Limits, decode_image
+from pipeline.images import ImageHWC, decode_image
 from pipeline.sample import FailedSample, Sample, SampleFailure, ShardFailure
+from pipeline.settings import CHUNK_SAMPLES, ShardTask
 from pipeline.shards import ShardReader
 
-CHUNK_SAMPLES = 32
 CHUNK_PIXEL_BYTES = 64 << 20  # of decoded pictures
 KILLED = "worker"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One shard to read, and how."""
-
-    url: str
-    name: str
-    limits: Limits = field(default_factory=Limits)
-    image_ext: str = ""
-    first: int = 0
-    """Stop after this many samples; 0 reads all."""
-    killers: frozenset[int] = frozenset()
-    """Indices of samples that ended a process: they fail without being looked at."""
-    one_by_one: bool = False
-    """Make chunks of one sample, so that a sample that ends a process can be told from its neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,18 @@ class JobPlan:
     config: EditConfig
     instructions: tuple[Instruction, ...]
     shards: tuple[Shard, ...]
-    output: str
+    home: str
+    """The output as an absolute path or URL; a preview goes below it."""
     pack: PackInfo
+    pack_url: str
+    """The pack as every worker can open it."""
     pack_hash: str
     config_hash: str
+
+    @property
+    def output(self) -> str:
+        """Return where this job writes."""
+        return f"{self.home}/preview" if self.config.preview else self.home
 
 
 def make_plan(config: EditConfig) -> JobPlan:
@@ -48,8 +56,9 @@ def make_plan(config: EditConfig) -> JobPlan:
         config=config,
         instructions=instructions,
         shards=shards[:1] if config.preview else shards,
-        output=_output(config),
+        home=_output(config.output),
         pack=info,
+        pack_url=_shared(config.pack),
         pack_hash=pack_hash,
         config_hash=config_hash(config, [dataclasses.asdict(instruction) for instruction in instructions]),
     )
@@ -79,7 +88,7 @@ def _inline(text: str) -> Instruction:
 
 
 def _read_pack(pack: str) -> tuple[PackInfo, str]:
-    folder = fetch(pack) if "://" in pack else Path(pack)
+    folder = fetch(pack) if "://" in pack else Path(pack).expanduser()
     info, pack_hash = read_info(folder)
     verify(folder, info)
     return info, pack_hash
@@ -111,13 +120,19 @@ def _attribute_names(config: Mapping[str, object]) -> list[str]:
     return names + ([str(name) for name in binary] if isinstance(binary, (list, tuple)) else [])
 
 
-def _output(config: EditConfig) -> str:
+def _output(output: str) -> str:
     """Return the absolute output. Raises ConfigError where it would land in the copy of the code that a Ray job works in."""
-    local = "://" not in config.output
-    if local and not os.path.isabs(os.path.expanduser(config.output)) and os.environ.get(RAY_JOB):
+    if "://" in output:
+        return output.rstrip("/")
+    path = os.path.expanduser(output)
+    if not os.path.isabs(path) and os.environ.get(RAY_JOB):
         raise ConfigError(
-            f"--output {config.output}: a submitted job runs in a temporary copy of the folder that was shipped, which Ray deletes; "
+            f"--output {output}: a submitted job runs in a temporary copy of the folder that was shipped, which Ray deletes; "
             "give an absolute path or a URL"
         )
-    output = os.path.abspath(os.path.expanduser(config.output)) if local else config.output.rstrip("/")
-    return f"{output}/preview" if config.preview else output
+    return os.path.abspath(path)
+
+
+def _shared(pack: str) -> str:
+    """Return the pack for workers: in a submitted job a relative path leads into the copy of the code that every machine has."""
+    return pack if "://" in pack or os.environ.get(RAY_JOB) else os.path.abspath(os.path.expanduser(pack))

@@ -95,7 +95,7 @@ def _announce(plan: JobPlan, resume: ResumePlan) -> None:
 @contextmanager
 def _tracked(plan: JobPlan) -> Iterator[Tracker]:
     """Open a run in MLflow; close it as failed or killed when the block raises."""
-    tracker = Tracker(plan.config.tracking, plan.output)
+    tracker = Tracker(plan.config.tracking, output=plan.output, home=plan.home)
     flat = {name: value for name, value in dataclasses.asdict(plan.config).items() if name not in ("tracking", "instructions")}
     texts = {f"instruction.{one.name}": f"{one.source} -> {one.target} @{one.strength:g}" for one in plan.instructions}
     tracker.start({**flat, **texts, "config_hash": plan.config_hash, "pack_sha256": plan.pack_hash, "pack_name": plan.pack.name})
@@ -162,12 +162,13 @@ def _round(plan: JobPlan, output: Output, shards: Sequence[Shard], *, pool: Pool
 def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
     config = plan.config
     return WorkerSettings(
-        pack=config.pack,
+        pack=plan.pack_url,
         inverter=config.inverter,
         editor=config.editor,
         device=pool.device,
         threads=pool.threads,
         batch_size=config.batch_size,
+        allow_lpips_download=config.allow_lpips_download,
         wish=Wish(instructions=plan.instructions, keep=frozenset(config.keep), seed=config.seed),
         output=plan.output,
         run_id=output.run_id,

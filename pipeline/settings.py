@@ -7,7 +7,26 @@ import json
 from dataclasses import dataclass, field
 
 from models.instruction import Instruction
+from pipeline.images import Limits
 from pipeline.progress import Counts
+
+CHUNK_SAMPLES = 32  # that travel together from the feed to the worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to read, and how."""
+
+    url: str
+    name: str
+    limits: Limits = field(default_factory=Limits)
+    image_ext: str = ""
+    first: int = 0
+    """Stop after this many samples; 0 reads all."""
+    killers: frozenset[int] = frozenset()
+    """Indices of samples that ended a process: they fail without being looked at."""
+    one_by_one: bool = False
+    """Make chunks of one sample, so that a sample that ends a process can be told from its neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +48,7 @@ class WorkerSettings:
     device: str
     threads: int
     batch_size: int
+    allow_lpips_download: bool
     wish: Wish
     output: str
     run_id: str

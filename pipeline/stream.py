@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -18,27 +18,25 @@ from typing import TYPE_CHECKING, cast
 import ray
 import ray.data
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
 
 from pipeline.cluster import FEED_CPUS, Pool
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
-from pipeline.settings import ShardResult, WorkerSettings
+from pipeline.settings import CHUNK_SAMPLES, ShardResult, ShardTask, WorkerSettings
 from pipeline.shards import Shard
 
 if TYPE_CHECKING:
     from pipeline.align import Aligner
     from pipeline.batch import Methods
-    from pipeline.feed import Chunk, Opened, ShardTask
+    from pipeline.feed import Chunk, Opened
 
 CHUNKS_AHEAD = 4
 MOST_DEATHS = 40
 STORAGE_TRIES = 3
 STORAGE_WAIT_S = 2.0
-NO_PROGRESS_S = 600
 LOST_DEVICE_EXIT = 70
-FEED_DIED = (WorkerCrashedError, ObjectLostError, OutOfMemoryError, RaySystemError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +53,22 @@ class StreamError(RuntimeError):
     """A shard cannot be finished; the message says which and why."""
 
 
+class FeedEndedError(RuntimeError):
+    """A feed ended before its shard did."""
+
+
+FEED_DIED = (FeedEndedError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
+
+
 def run_shards(
     shards: Sequence[Shard], *, pool: Pool, settings: WorkerSettings, reading: Reading, board: ActorHandle[Board]
 ) -> Iterator[ShardResult]:
     """Edit all shards on the Ray that this process is connected to; yield results as shards are committed."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says so at every start
-    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = -1  # to Ray Data a long shard looks like a standstill
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # one shard in work per worker is full use
     rows = [{"url": shard.url, "name": shard.name} for shard in shards]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -120,26 +126,29 @@ class StreamWorker:
 
     def _attempt(self, shard: Shard) -> ShardResult | None:
         """Edit the shard, or return None where the process died that reads it."""
-
         with ExitStack() as stack:
             attempt = stack.enter_context(Attempt(self._settings.output, shard.name, run_id=self._settings.run_id))
-            source = _Feed(shard, attempt, self._settings, self._reading)
-            report = functools.partial(self._report, shard.name)
-            from pipeline.batch import DeviceLostError
-            from pipeline.worker import edit_shard, prepare
+            with _Feed(shard, attempt, self._settings, self._reading) as feed:  # first: it starts while the networks are loaded
+                try:
+                    return self._edit(feed, attempt)
+                except FEED_DIED as error:
+                    _say(f"shard {shard.name}: the process that reads it died, at sample {feed.position} or after ({type(error).__name__})")
+                    attempt.mark(feed.next_indices(), alone=feed.one_by_one)
+                    stack.pop_all()  # the mark stays, as that of a worker that died
+                    return None
 
-            # Not in __init__, where an error would reach the user as a dead actor, and after the feed, which starts meanwhile.
-            self._methods = self._methods or prepare(self._settings)
-            try:
-                return edit_shard(source, attempt, methods=self._methods, settings=self._settings, report=report)
-            except FEED_DIED as error:
-                _say(f"shard {shard.name}: the process that reads it died, at sample {source.position} or after ({type(error).__name__})")
-                attempt.mark(source.next_indices(), alone=source.one_by_one)
-                stack.pop_all()  # the mark stays, as that of a worker that died
-                return None
-            except DeviceLostError as error:
-                _say(f"shard {shard.name}: the GPU is lost ({error}); this worker ends and Ray starts another")
-                os._exit(LOST_DEVICE_EXIT)
+    def _edit(self, feed: _Feed, attempt: Attempt) -> ShardResult:
+        from pipeline.batch import DeviceLostError
+        from pipeline.worker import edit_shard, prepare
+
+        # Not in __init__: an error there would reach the user as a dead actor.
+        self._methods = self._methods or prepare(self._settings)
+        report = functools.partial(self._report, attempt.shard)
+        try:
+            return edit_shard(feed, attempt, methods=self._methods, settings=self._settings, report=report)
+        except DeviceLostError as error:
+            _say(f"shard {attempt.shard}: the GPU is lost ({error}); this worker ends and Ray starts another")
+            os._exit(LOST_DEVICE_EXIT)
 
     def _report(self, shard: str, opened: Opened, counts: Counts) -> None:
         if counts.samples == 0:
@@ -149,14 +158,12 @@ class StreamWorker:
 
 
 class _Feed:
-    """Iterate over what the feed task yields, and know where it is."""
+    """Iterate over what a feed task yields, and know where it is; leaving the context ends the task."""
 
     def __init__(self, shard: Shard, attempt: Attempt, settings: WorkerSettings, reading: Reading) -> None:
-        from pipeline.feed import ShardTask
-
         self.one_by_one = attempt.deaths >= DEATHS_BEFORE_CARE
         self.position = 0
-        task = ShardTask(
+        self._task = ShardTask(
             url=shard.url,
             name=shard.name,
             limits=reading.limits,
@@ -165,20 +172,28 @@ class _Feed:
             killers=attempt.killers,
             one_by_one=self.one_by_one,
         )
+        self._pack = settings.pack
+
+    def __enter__(self) -> _Feed:
         streaming = _feed.options(num_returns="streaming", _generator_backpressure_num_objects=CHUNKS_AHEAD)
-        self._references = cast(Iterator[ray.ObjectRef[object]], streaming.remote(task, settings.pack))
+        self._references = cast(ray.ObjectRefGenerator, streaming.remote(self._task, self._pack))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        ray.cancel(self._references)
 
     def __iter__(self) -> Iterator[Opened | Chunk]:
+        samples = 0
         for reference in self._references:
             item = cast("Opened | Chunk", ray.get(reference))
+            samples = samples if isinstance(item, list) else item.samples
             yield item
-            if isinstance(item, list):
-                self.position += len(item)
+            self.position += len(item) if isinstance(item, list) else 0
+        if self.position != samples:
+            raise FeedEndedError(f"{self.position} of {samples} samples came")
 
-    def next_indices(self) -> Iterable[int]:
+    def next_indices(self) -> range:
         """Return the indices of the samples that were read when the feed ended early."""
-        from pipeline.feed import CHUNK_SAMPLES
-
         return range(self.position, self.position + (1 if self.one_by_one else CHUNK_SAMPLES))
 
 

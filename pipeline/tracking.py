@@ -22,19 +22,19 @@ PARAM_LIMIT = 6000  # MLflow refuses longer values
 T = TypeVar("T")
 
 
-def tracking_uri(config: TrackingConfig, output: str) -> str:
+def tracking_uri(config: TrackingConfig, home: str) -> str:
     """Return where the run goes: the configured URI, MLFLOW_TRACKING_URI, or a SQLite file beside a local output (else in this folder)."""
     given = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if given:
         return given
-    return f"sqlite:///{(_local_parent(output) or Path.cwd()) / 'mlruns.db'}"
+    return f"sqlite:///{(_local_parent(home) or Path.cwd()) / 'mlruns.db'}"
 
 
 class Tracker:
     """Start a run in a thread while the job starts (MLflow takes seconds to import), finish it when the job is done."""
 
-    def __init__(self, config: TrackingConfig, output: str) -> None:
-        self.uri = tracking_uri(config, output)
+    def __init__(self, config: TrackingConfig, *, output: str, home: str) -> None:
+        self.uri = tracking_uri(config, home)
         self._config, self._output = config, output
         self._run_id: str | None = None
         self._thread: threading.Thread | None = None

@@ -34,7 +34,13 @@ def prepare(settings: WorkerSettings) -> Methods:
     if pack.sha256 != settings.pack_hash:
         versions = f"version {pack.sha256[:12]}, the driver {settings.pack_hash[:12]}"
         raise ConfigError(f"--pack {settings.pack}: this machine has {versions}; give both the same pack, by URL for example")
-    methods = load_methods(pack, inverter=settings.inverter, editor=settings.editor, device=settings.device)
+    methods = load_methods(
+        pack,
+        inverter=settings.inverter,
+        editor=settings.editor,
+        device=settings.device,
+        allow_lpips_download=settings.allow_lpips_download,
+    )
     try:
         methods.scorer.check(settings.wish.instructions)
         for instruction in settings.wish.instructions:
