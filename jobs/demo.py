@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -67,7 +68,7 @@ def make_portraits(folder: Path, count: int) -> None:
     """Write raw shards: portraits that are rotated, shifted and scaled, as JPEGs with their truth beside them."""
     shard_size = max(1, min(40, count // 4))  # several shards even for a small count: they are what runs in parallel
     command = [sys.executable, "jobs/make_portraits.py", "--output", str(folder), "--count", str(count), "--shard_size", str(shard_size)]
-    if (code := subprocess.run(command, cwd=ROOT, check=False).returncode) != 0:
+    if (code := run_apart(command, env=dict(os.environ))) != 0:
         raise DemoError(f"jobs/make_portraits.py ended with exit code {code}")
 
 
@@ -77,7 +78,12 @@ def submit(ray: LocalRay, raw: Path, edited: Path, options: argparse.Namespace) 
     job += ["--pack", options.pack] if options.pack != PACK else []
     submitting = ray.command("--logging-level=error", "job", "submit", "--address", ray.job_address, "--working-dir", ".", "--", *job)
     print("ray job submit --working-dir . -- " + " ".join(job), flush=True)
-    return subprocess.run(submitting, cwd=ROOT, env=ray.env, check=False).returncode
+    return run_apart(submitting, env=ray.env)
+
+
+def run_apart(command: list[str], *, env: Mapping[str, str]) -> int:
+    """Run a command that a Ctrl-C in the terminal does not reach: this process alone answers it, and then ends the command."""
+    return subprocess.run(command, cwd=ROOT, env=env, start_new_session=True, check=False).returncode
 
 
 def summary(edited: Path, *, job_s: float, exit_code: int) -> dict[str, object]:
