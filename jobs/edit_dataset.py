@@ -10,8 +10,10 @@ quarantine included), 2 wrong arguments, settings or input, 130 interrupted, 1 a
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -25,6 +27,7 @@ from pipeline.run import dry_run, run_job, say
 from pipeline.shards import InputError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+CLEAN_UP_S = 120.0
 USER_ERRORS = (ConfigError, InstructionError, PackError, InputError, OutputError)
 
 
@@ -70,10 +73,17 @@ def _is_wrapper(error: BaseException) -> bool:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # Once: what follows is the clean-up, which a second Ctrl-C must not cut short.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Clean up once, for a bounded time; a second signal ends the process at once, which the next run copes with."""
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+    watchdog = threading.Timer(CLEAN_UP_S, os._exit, (INTERRUPTED,))
+    watchdog.daemon = True
+    watchdog.start()
     raise KeyboardInterrupt
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

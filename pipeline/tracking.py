@@ -1,25 +1,27 @@
-"""Record a job as an MLflow run: parameters, metrics, report. MLflow is a witness: its failure is said loudly and never ends a job."""
+"""Record a job as an MLflow run: parameters, metrics, report. MLflow is a witness: its failure is said loudly and never ends a job.
+
+MLflow lives in a process of its own (`pipeline/tracking_process.py`): it takes seconds to import, may hang on a server that does not
+answer, and closes the run as killed when the driver goes without a word.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import fsspec
 
 from pipeline.config import TrackingConfig
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+START_TIMEOUT_S = 120.0
+FINISH_TIMEOUT_S = 180.0
 
-OUTPUT_TAG = "hyperedit.output"
-PARAM_LIMIT = 6000  # MLflow refuses longer values
-T = TypeVar("T")
+
+class TrackingError(RuntimeError):
+    """MLflow did not do what it was asked to."""
 
 
 def tracking_uri(config: TrackingConfig, home: str) -> str:
@@ -31,87 +33,80 @@ def tracking_uri(config: TrackingConfig, home: str) -> str:
 
 
 class Tracker:
-    """Start a run in a thread while the job starts (MLflow takes seconds to import), finish it when the job is done."""
+    """Start a run while the job starts, finish it when the job is done."""
 
     def __init__(self, config: TrackingConfig, *, output: str, home: str) -> None:
         self.uri = tracking_uri(config, home)
         self._config, self._output = config, output
-        self._run_id: str | None = None
-        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def start(self, params: Mapping[str, object]) -> None:
         """Create the run with its parameters, in the background; runs of this output that a dead job left open are closed as killed."""
-        if self._config.enabled:
-            self._thread = threading.Thread(target=lambda: self._guard(lambda: self._start(params)), name="mlflow", daemon=True)
-            self._thread.start()
+        if not self._config.enabled:
+            return
+        run = {"uri": self.uri, "experiment": self._config.experiment, "output": self._output}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.tracking_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])},
+            start_new_session=True,  # Ctrl-C is for the driver, which then says how the run ended
+        )
+        self._send({**run, "params": {name: str(value) for name, value in params.items()}})
 
     def finish(self, metrics: Mapping[str, float], *, artifacts: Sequence[str] = (), status: str = "FINISHED") -> str | None:
         """Log metrics and files (paths or URLs), end the run as FINISHED, FAILED or KILLED and return its id; None where MLflow failed."""
-        if self._thread is None:
+        if self._process is None:
             return None
-        self._thread.join()
-        if self._run_id is None:
-            return None
-        return self._guard(lambda: self._finish(metrics, artifacts, status))
-
-    def _guard(self, action: Callable[[], T]) -> T | None:
         try:
-            return action()
-        except Exception as error:  # whatever a tracking server or database does, the edited dataset stands
+            run_id = self._answer(START_TIMEOUT_S)
+            self._send({"metrics": dict(metrics), "artifacts": list(artifacts), "status": status})
+            self._answer(FINISH_TIMEOUT_S)
+            return run_id
+        except TrackingError as error:
             print(
-                f"WARNING: MLflow at {self.uri}: {type(error).__name__}: {error}\n"
-                "         The output itself is complete and not affected; only this record is missing or partial.",
+                f"WARNING: MLflow at {self.uri}: {error}\n"
+                "         The output is not affected; only this record is missing or partial.",
                 file=sys.stderr,
                 flush=True,
             )
             return None
+        finally:
+            self._close()
 
-    def _start(self, params: Mapping[str, object]) -> None:
-        client = self._client()
-        experiment = self._experiment(client)
-        tag = self._output.replace("'", "")
-        for run in client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{tag}' and attributes.status = 'RUNNING'"):
-            client.set_terminated(run.info.run_id, status="KILLED")  # the lock on the output says that its job is dead
-        run = client.create_run(experiment, tags={OUTPUT_TAG: tag})
-        for name, value in params.items():
-            client.log_param(run.info.run_id, name, str(value)[:PARAM_LIMIT])
-        self._run_id = run.info.run_id
+    def _send(self, message: Mapping[str, object]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            return  # it is gone: the answer that does not come tells so
 
-    def _client(self) -> MlflowClient:
-        from mlflow import MlflowClient
+    def _answer(self, timeout_s: float) -> str:
+        """Return what the process answers. Raises TrackingError where it names an error, ends, or stays silent."""
+        process, lines = self._process, list[str]()
+        assert process is not None and process.stdout is not None
+        reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+        reader.start()
+        reader.join(timeout_s)
+        if not lines:
+            raise TrackingError(f"no answer within {timeout_s:g} s")
+        answer = json.loads(lines[0] or '{"error": "its process ended without an answer"}')
+        if "error" in answer:
+            raise TrackingError(answer["error"])
+        return str(answer["run_id"])
 
-        return MlflowClient(tracking_uri=self.uri)
-
-    def _experiment(self, client: MlflowClient) -> str:
-        found = client.get_experiment_by_name(self._config.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(client.create_experiment(self._config.experiment, artifact_location=self._artifact_location()))
-
-    def _artifact_location(self) -> str | None:
-        """Keep artifacts beside a SQLite file; elsewhere the tracking server decides."""
-        if not self.uri.startswith("sqlite:///"):
-            return None
-        folder = Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-        return (folder / self._config.experiment).as_uri()
-
-    def _finish(self, metrics: Mapping[str, float], artifacts: Sequence[str], status: str) -> str:
-        client, run_id = self._client(), self._run_id
-        assert run_id is not None
-        for name, value in metrics.items():
-            client.log_metric(run_id, name, value)
-        with tempfile.TemporaryDirectory() as folder:
-            for url in artifacts:
-                client.log_artifact(run_id, _fetch(url, Path(folder)))
-        client.set_terminated(run_id, status=status)
-        return run_id
-
-
-def _fetch(url: str, folder: Path) -> str:
-    target = folder / url.rsplit("/", 1)[-1]
-    with fsspec.open(url, "rb") as source:
-        target.write_bytes(source.read())
-    return str(target)
+    def _close(self) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._process = None
 
 
 def _local_parent(output: str) -> Path | None:

@@ -12,7 +12,7 @@ import pytest
 from tests.jobs.world import World, members, portraits, run, seen
 from tests.pipeline.bad_inputs import BadInput, build_bad_inputs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,8 @@ def outcome(world: World, joined: Mapping[str, str], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("bad")
     cases = build_bad_inputs(folder / "raw", seen(world.pack, portraits(20, seed=11, size=128))[0])
     flags = ["--input", str(folder / "raw"), "--output", str(folder / "out"), "--pack", str(world.pack)]
-    ended = run([*flags, "--instructions", "smile: a face -> a smiling face", "--tracking.enabled", "false"], env=joined)
+    flags += ["--workers.max", "1", "--tracking.enabled", "false"]
+    ended = run([*flags, "--instructions", "smile: a face -> a smiling face"], env=joined)
     assert ended.code == 0, ended.err[-5000:]
     assert ended.result["shards"] == len(cases)
     assert ended.result["damaged_shards"] == sum(bool(case.damage) for case in cases)

@@ -17,7 +17,7 @@ from PIL import Image
 from jobs.local_ray import LocalRay
 from tests.jobs.world import ROOT, Ended, World, arguments, members, run, tree
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 Finished = tuple[Path, Ended]
 
@@ -123,7 +123,7 @@ def test_other_settings_are_refused_until_somebody_decides(finished: Finished, w
 
 
 def test_a_submitted_job_writes_the_same_bytes(finished: Finished, world: World, ray_head: LocalRay, tmp_path: Path) -> None:
-    flags = arguments(world, tmp_path / "out", "--workers.max", "2")
+    flags = arguments(world, tmp_path / "out")
     command = ["job", "submit", "--address", ray_head.job_address, "--working-dir", ".", "--", "python", "jobs/edit_dataset.py"]
     done = subprocess.run(ray_head.command(*command, *flags), cwd=ROOT, env=ray_head.env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stderr + done.stdout)[-5000:]

@@ -138,8 +138,8 @@ def make_world(folder: Path, *, shards: int, per_shard: int) -> World:
 
 def arguments(world: World, out: Path, *more: str) -> list[str]:
     """Return the flags of a job over the world."""
-    common = ["--input", str(world.raw), "--output", str(out), "--pack", str(world.pack), "--batch_size", "3", "--workers.threads", "1"]
-    return [*common, "--instructions", SMILE, BEARD, *more]
+    common = ["--input", str(world.raw), "--output", str(out), "--pack", str(world.pack), "--batch_size", "3"]
+    return [*common, "--workers.threads", "1", "--workers.max", "1", "--instructions", SMILE, BEARD, *more]
 
 
 def clean_environment(**more: str) -> dict[str, str]:
