@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,16 +57,24 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def marked_processes(mark: str) -> list[psutil.Process]:
-    """Return the processes of this user that were started under `mark`, this one excepted."""
-    found = []
+def processes_of(mark: str) -> list[psutil.Process]:
+    """Return the live processes that were started under `mark`, and their descendants: a process that renames itself hides its mark."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
+                found |= {one.pid: one for one in (process, *process.children(recursive=True))}
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-    return found
+    return [process for process in found.values() if is_alive(process)]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Say whether a process still does anything; one that only waits for its parent to look does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _environment(folder: Path, mark: str) -> dict[str, str]:
@@ -102,18 +110,20 @@ def _wait_until_ready(ray: LocalRay, head: subprocess.Popen[bytes], log: Path) -
     raise RayStartError(f"Ray did not answer at {ray.job_address} within {START_TIMEOUT_S:.0f} s ({state}). Its last words:\n{said}")
 
 
-def stop_marked(mark: str) -> None:
+def stop(mark: str) -> None:
     """End every process started under `mark`: ask first, then insist; processes that appear meanwhile are caught by the next round."""
+    known: dict[int, psutil.Process] = {}  # a child whose parent is gone can no longer be found through it
     for attempt in range(5):
-        processes = marked_processes(mark)
-        if not processes:
+        known |= {process.pid: process for process in processes_of(mark)}
+        known = {pid: process for pid, process in known.items() if is_alive(process)}
+        if not known:
             return
-        for process in processes:
-            try:
+        for process in known.values():
+            with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM if attempt == 0 else signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(processes, timeout=GRACE_S)
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline and any(is_alive(process) for process in known.values()):
+            time.sleep(0.1)
 
 
 @contextmanager
@@ -140,7 +150,7 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[LocalRay]:
         _wait_until_ready(ray, head, log)
         yield ray
     finally:
-        stop_marked(mark)
+        stop(mark)
         if head is not None:
             head.wait()
         shutil.rmtree(folder, ignore_errors=True)
