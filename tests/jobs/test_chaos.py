@@ -35,7 +35,7 @@ def committed(out: Path) -> int:
     return len(list((out / "ledger").glob("*.json")))
 
 
-def gone(processes: list[psutil.Process], timeout_s: float = 60) -> bool:
+def gone(processes: list[psutil.Process], timeout_s: float = 150) -> bool:
     """Say whether all processes end by themselves."""
     return not psutil.wait_procs(processes, timeout=timeout_s)[1]
 
