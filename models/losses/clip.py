@@ -1,6 +1,6 @@
-"""Losses of the papers as plain functions, each with its source.
+"""Losses in CLIP's embedding space.
 
-Shape legend: B batch, E embedding, H/W rows/columns.
+Shape legend: B batch, E embedding.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ from torch.nn import functional as F
 EPSILON = 1e-6
 
 
-def identity_loss(made_BE: Tensor, wanted_BE: Tensor) -> Tensor:
-    """Return the mean of 1 - cosine of two people's L2-normalised embeddings (HyperEditor eq. 7)."""
-    return (1 - (made_BE * wanted_BE).sum(1)).mean()
-
-
 def directional_clip_loss(edited_BE: Tensor, source_BE: Tensor, direction_BE: Tensor) -> Tensor:
     """Return 1 - cosine between picture direction and text direction of each picture, (B,); the loss is its mean (HyperEditor eq. 4).
 
     `edited_BE` and `source_BE` are raw picture embeddings, normalised before their difference, which is normalised again;
-    `direction_BE` (B or 1 rows) is the raw text embedding of the target minus that of the source. Differs from the release: an epsilon
-    keeps edited == source finite.
+    `direction_BE` (B or 1 rows) is the raw text embedding of the target minus that of the source; 0 gives 1 without a gradient. Also
+    CLIPInverter eq. 11. Differs from HyperEditor's release: an epsilon, as in CLIPInverter's, keeps edited == source finite.
     """
     delta = F.normalize(edited_BE, dim=1) - F.normalize(source_BE, dim=1)
     delta = delta / (delta.norm(dim=1, keepdim=True) + EPSILON)
