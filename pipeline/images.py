@@ -3,6 +3,8 @@
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +52,25 @@ def decode_image(data: bytes, limits: Limits | None = None) -> ImageHWC:
     Raises SampleFailure("decode", ...) for everything that is no whole, still picture within the limits.
     """
     limits = limits or Limits()
+    with _opened(data, limits) as image:
+        return _to_array(image, limits)
+
+
+def check_header(data: bytes, limits: Limits | None = None) -> None:
+    """Raise what `decode_image` would, as far as the header tells; `data` may be the beginning of a picture."""
+    with _opened(data, limits or Limits()):
+        return
+
+
+@contextmanager
+def _opened(data: bytes, limits: Limits) -> Iterator[Image.Image]:
+    """Open a picture within the limits; whatever a decoder raises on it becomes a SampleFailure."""
     if not data:
         raise SampleFailure(STAGE, "the picture is empty: 0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, limits)
-            return _to_array(image, limits)
+            yield image
     except UnidentifiedImageError:
         raise SampleFailure(STAGE, f"this is no picture that can be read: {_looks_like(data)}") from None
     except Image.DecompressionBombError as error:
