@@ -26,6 +26,7 @@ check: setup ## ruff, mypy and the length of the files
 
 bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
 	@$(PY) -m benchmarks.render
+	@$(PY) -m benchmarks.train_data
 
 pack: setup ## retrain every network of packs/portraits64 from nothing (hours on a CPU)
 	@$(PY) jobs/train_pack.py $(PACK)
