@@ -17,7 +17,7 @@ from pipeline.align import Aligner, ImageHWC
 from pipeline.images import decode_image
 from pipeline.sample import SampleFailure
 from portraits.dataset import raw_samples
-from training.landmarks import error
+from training.kinds.landmarks import error
 
 HELD_OUT_SEED = 3_000_000
 BATCH = 50

@@ -3,11 +3,13 @@
     python jobs/train_pack.py --output packs/portraits64 --work runs/pack
 
 Stages run side by side (one process of one thread each, `--parallel` at a time); one that is finished for the same settings is not
-run again, so an interrupted training goes on where it was. The last line printed is JSON with the numbers reached.
+run again, and one that was stopped goes on from its newest checkpoint. MLflow gets one run for the pack, with the numbers, times and
+pack.yaml, and below it one run per stage with its curves and sheets. The last line printed is JSON with the numbers reached.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +22,14 @@ import jsonargparse
 import torch
 
 from models.pack import Pack
-from training.pack import is_done, join, run_stage, stages
+from pipeline.config import TrackingConfig
+from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, open_run
+from training.pack import fingerprint, is_done, join, plain_settings, run_stage, stages
+from training.run import Result
+
+EXPERIMENT = "train_pack"
+PARENT_TAG = "mlflow.parentRunId"
+SPENT = "seconds.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +38,19 @@ class Options:
 
     Args:
         output: Folder of the pack; replaced when all stages are done.
-        work: Folder for logs and finished stages.
+        work: Folder for logs, checkpoints and finished stages.
         parallel: How many stages run side by side, one core each.
         stage: Run this stage alone and do not write the pack.
+        tracking: Whether MLflow records it.
+        parent: MLflow run that a stage belongs to.
     """
 
     output: Path = Path("packs/portraits64")
     work: Path = Path("runs/pack")
     parallel: int = max(1, os.cpu_count() or 1)
     stage: str | None = None
+    tracking: bool = True
+    parent: str | None = None
 
 
 def check(options: Options) -> str | None:
@@ -46,21 +59,39 @@ def check(options: Options) -> str | None:
         return f"--parallel {options.parallel}: expected 1 or more"
     if options.stage is not None and options.stage not in stages():
         return f"--stage {options.stage}: expected one of {', '.join(stages())}"
-    missing = [need for need in stages()[options.stage].needs if not is_done(need, options.work)] if options.stage else []
+    needs = stages()[options.stage].needs.values() if options.stage else ()
+    missing = [need for need in needs if not is_done(need, options.work)]
     return f"--stage {options.stage} needs {', '.join(missing)} first: run those stages, or leave out --stage" if missing else None
 
 
-def train_all(options: Options) -> None:
+def train_stage(options: Options, name: str) -> Result:
+    """Run one stage in this process, with an MLflow run of its own."""
+    tracking, out = TrackingConfig(experiment=EXPERIMENT, enabled=options.tracking), str((options.work / name).resolve())
+    parent = {PARENT_TAG: options.parent} if options.parent else {}
+    settings = plain_settings(stages()[name])
+    run = open_run(tracking, output=out, name=name, params=settings, tags={CONFIG_TAG: fingerprint(name), **parent})
+    try:
+        with RunWriter(run) as writer:
+            result = run_stage(name, options.work, recorder=writer)
+    except BaseException as error:
+        end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
+        raise
+    end_run(run, status="FINISHED", metrics=result.numbers, artifacts=[f"{out}/log.jsonl"])
+    return result
+
+
+def train_all(options: Options, run: Run) -> None:
     """Run every stage whose needs are there, `parallel` at a time. Raises RuntimeError when one fails."""
     waiting = [name for name in stages() if not is_done(name, options.work)]
     running: dict[str, subprocess.Popen[bytes]] = {}
+    more = [*(["--parent", run.run_id] if run.run_id else []), "--tracking", str(options.tracking)]
     try:
         while waiting or running:
-            ready = [name for name in waiting if all(is_done(need, options.work) for need in stages()[name].needs)]
+            ready = [name for name in waiting if all(is_done(need, options.work) for need in stages()[name].needs.values())]
             for name in ready[: options.parallel - len(running)]:
                 waiting.remove(name)
-                print(f"==> {name}", flush=True)
-                running[name] = subprocess.Popen([sys.executable, __file__, "--work", str(options.work), "--stage", name])
+                print(f"==> {name} ({len(waiting)} more to come)", file=sys.stderr, flush=True)
+                running[name] = subprocess.Popen([sys.executable, __file__, "--work", str(options.work), "--stage", name, *more])
             for name, process in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
@@ -73,6 +104,37 @@ def train_all(options: Options) -> None:
             process.wait()
 
 
+def train_pack(options: Options) -> dict[str, object]:
+    """Run all stages and join them; return the numbers."""
+    start = time.monotonic()
+    options.work.mkdir(parents=True, exist_ok=True)
+    spent = options.work / SPENT
+    before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
+    mark = fingerprint_of_all()
+    work = str(options.work.resolve())
+    tracking = TrackingConfig(experiment=EXPERIMENT, enabled=options.tracking)
+    params = {name: plain_settings(stage) for name, stage in stages().items()}
+    run = open_run(tracking, output=work, name="pack", params=params, tags={CONFIG_TAG: mark})
+    try:
+        train_all(options, run)
+    except BaseException as error:
+        end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
+        raise
+    finally:
+        spent.write_text(json.dumps(before + time.monotonic() - start))
+    seconds = before + time.monotonic() - start
+    join(options.work, options.output, seconds=seconds, mlflow_run=run.run_id)
+    numbers = {name: dict(info.numbers) for name, info in Pack.load(options.output).info.networks.items()}
+    flat = {f"{network}/{name}": value for network, found in numbers.items() for name, value in found.items()}
+    end_run(run, status="FINISHED", metrics={**flat, "seconds": seconds}, artifacts=[str((options.output / "pack.yaml").resolve())])
+    return {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
+
+
+def fingerprint_of_all() -> str:
+    """Return a hash of the settings of all stages."""
+    return hashlib.sha256("".join(map(fingerprint, stages())).encode()).hexdigest()[:16]
+
+
 def main() -> int:
     """Run the job; return its exit code."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
@@ -81,21 +143,17 @@ def main() -> int:
         print(f"train_pack: {wrong}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    if options.stage is not None:
-        run_stage(options.stage, options.work)
-        return 0
-    start = time.monotonic()
     try:
-        train_all(options)
+        if options.stage is not None:
+            train_stage(options, options.stage)
+        else:
+            print(json.dumps(train_pack(options)))
     except RuntimeError as error:
         print(f"train_pack: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("train_pack: interrupted; the same command goes on after the last finished stage", file=sys.stderr)
+        print("train_pack: interrupted; the same command goes on from the newest checkpoints", file=sys.stderr)
         return 130
-    join(options.work, options.output)
-    numbers = {name: dict(info.numbers) for name, info in Pack.load(options.output).info.networks.items()}
-    print(json.dumps({"pack": str(options.output), "seconds": round(time.monotonic() - start, 1), "numbers": numbers}))
     return 0
 
 

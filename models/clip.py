@@ -90,6 +90,11 @@ class ClipModel(nn.Module):
             maps.append(x)
         return maps
 
+    def train(self, mode: bool = True) -> Self:
+        """Forget the cached texts too: the weights may have changed."""
+        self._texts.clear()
+        return super().train(mode)
+
     def embed_tokens(self, tokens_NT: Tensor) -> Tensor:
         """Return (N, E) of token rows, with gradients."""
         features: Tensor = self.clip.encode_text(tokens_NT)

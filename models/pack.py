@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -147,14 +147,23 @@ class Pack:
         return self._networks[name]
 
 
-def start_pack(folder: str | Path, *, name: str, domain: str, size: int, licence: str, provenance: Mapping[str, object]) -> None:
-    """Write or replace the head of pack.yaml; networks and files that it lists already stay."""
+def start_pack(
+    folder: str | Path, *, name: str, domain: str, size: int, licence: str, provenance: Mapping[str, object],
+    keep: Collection[str] | None = None,
+) -> None:  # fmt: skip
+    """Write or replace the head of pack.yaml; networks and files that it lists already stay.
+
+    `keep` names the networks that stay when not all do: the others' files go, and so do further files, which speak of all.
+    """
     path = Path(folder)
     old = read_info(path)[0] if (path / INDEX).is_file() else None
     info = PackInfo(name=name, domain=domain, size=size, licence=licence, provenance=provenance)
     if old is not None:
-        info = replace(info, networks=old.networks, files=old.files)
+        kept = {key: network for key, network in old.networks.items() if keep is None or key in keep}
+        info = replace(info, networks=kept, files=old.files if keep is None else {})
     write_atomically(path / INDEX, dump_info(info))
+    for file in set(old.hashes() if old is not None else ()) - set(info.hashes()):
+        (path / file).unlink(missing_ok=True)
 
 
 def write_network(

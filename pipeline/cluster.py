@@ -49,8 +49,8 @@ class Pool:
         return f"{workers} worker(s) on {self.device}, each {each} and {self.threads} threads"
 
 
-def connect() -> Cluster:
-    """Join the Ray of RAY_ADDRESS, or start one on this machine that ends with this process.
+def connect(*, worker_output: bool = True) -> Cluster:
+    """Join the Ray of RAY_ADDRESS, or start one on this machine that ends with this process; `worker_output` shows what workers print.
 
     A Ray started here asks for a token that only this process and its children know. Raises ConfigError when the cluster cannot be
     reached.
@@ -62,7 +62,7 @@ def connect() -> Cluster:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place, which ends the process without a word
     if os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(log_to_driver=True, logging_level=logging.ERROR)
+            ray.init(log_to_driver=worker_output, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: cannot join this Ray: {error}\n"
@@ -71,7 +71,7 @@ def connect() -> Cluster:
     else:
         if not _has_token():  # or Ray would write one into the home folder
             os.environ[AUTH_TOKEN] = secrets.token_hex(32)
-        ray.init(address="local", include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
+        ray.init(address="local", include_dashboard=False, log_to_driver=worker_output, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, on_sigterm)
     return _measure()
 

@@ -1,24 +1,34 @@
 """Pictures to train on, rendered once and kept as bytes, and the wear that raw files and generators put on them.
 
-Splits are by seed: training draws from seeds below HELD_OUT, every evaluation from HELD_OUT up; no person is in both.
+Splits are by seed: training draws from seeds below VALIDATION, reported numbers from HELD_OUT up; no person is in two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from portraits import Parameters, render_aligned
 from portraits.parameters import same_person, sample_parameters
 
+VALIDATION = 500_000
+"""First seed of the people that choose between checkpoints."""
 HELD_OUT = 1_000_000
-"""First seed of held-out people."""
+"""First seed of the people that every reported number is measured on."""
+SEEDS = {"validation": VALIDATION, "held_out": HELD_OUT}
 
 
 def seeded(seed: int) -> torch.Generator:
     """Return a random stream of its own."""
     return torch.Generator().manual_seed(seed)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's parameters are."""
+    return next(module.parameters()).device
 
 
 def to_bytes(image_BCHW: Tensor) -> Tensor:
@@ -48,13 +58,15 @@ def people(n: int, *, pictures: int, seed: int) -> tuple[Parameters, Tensor]:
     return same_person(who, sample_parameters(n * pictures, generator)), torch.arange(n).repeat_interleave(pictures)
 
 
-def wear(image_BCHW: Tensor, *, generator: torch.Generator, amount: float = 1.0) -> Tensor:
-    """Blur, grain, and shift the light of float pictures at random, as compression, resampling and a generator do."""
-    b = len(image_BCHW)
+def wear(image_BCHW: Tensor, *, streams: Sequence[torch.Generator], amount: float = 1.0) -> Tensor:
+    """Blur, grain, and shift the light of float pictures at random, as compression, resampling and a generator do.
+
+    Every picture has its own random stream, so the same picture wears the same way in a batch of any size.
+    """
+    chance = torch.stack([torch.rand(8, generator=stream) for stream in streams])[:, :, None, None, None]
+    noise = torch.stack([torch.randn(image_BCHW.shape[1:], generator=stream) for stream in streams])
     blurred = F.avg_pool2d(F.pad(image_BCHW, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    mix = torch.rand(b, 1, 1, 1, generator=generator) * amount
-    image_BCHW = torch.lerp(image_BCHW, blurred, mix.clamp_max(1) * (torch.rand(b, 1, 1, 1, generator=generator) < 0.6))
-    gain = 1 + 0.12 * amount * (torch.rand(b, 1, 1, 1, generator=generator) * 2 - 1)
-    bias = 0.08 * amount * (torch.rand(b, 3, 1, 1, generator=generator) * 2 - 1)
-    grain = torch.randn(image_BCHW.shape, generator=generator) * (torch.rand(b, 1, 1, 1, generator=generator) * 0.06 * amount)
-    return (image_BCHW * gain + bias + grain).clamp(-1, 1)
+    image_BCHW = torch.lerp(image_BCHW, blurred, (chance[:, 0] * amount).clamp_max(1) * (chance[:, 1] < 0.6))
+    gain = 1 + 0.12 * amount * (chance[:, 2] * 2 - 1)
+    bias = 0.08 * amount * (chance[:, 3:6, 0] * 2 - 1)
+    return (image_BCHW * gain + bias + noise * (chance[:, 6] * 0.06 * amount)).clamp(-1, 1)

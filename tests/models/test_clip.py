@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from models.clip import CLIP_MEAN, CLIP_STD, ClipModel, ShortTokenizer
 from models.perception import AttributeNet, IdentityNet, LandmarkNet, trunk
 from portraits import LANDMARK_NAMES
-from training.clip import MODEL
+from training.kinds.clip import MODEL
 
 TEXTS = ("a smiling face", "a bronze statue of a face with wrinkles", "Zürich, 1999!", "")
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from training.clip import contrast, pairwise
-from training.identity import ArcFace
+from training.kinds.clip import contrast, pairwise
+from training.kinds.identity import ArcFace
 
 
 def vectors(n: int, d: int = 6, seed: int = 0) -> torch.Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,9 +12,10 @@ from torch.nn import functional as F
 from models.perception import LandmarkNet, grid
 from portraits import LANDMARK_NAMES, Parameters, render, sample_parameters
 from portraits.raw import picture_landmarks, random_frames
-from training.attributes import styled
-from training.data import HELD_OUT, seeded, to_bytes, to_float, wear
-from training.loop import Log, batches, cosine, half_precision, set_rate
+from training.data import SEEDS, seeded, to_bytes, to_float, wear
+from training.kinds.attributes import styled
+from training.objective import Kind, Objective, Setting, Split, cosine
+from training.share import Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,10 @@ class LandmarksConfig:
     rate: float = 2e-3
     seed: int = 51
     measured: int = 1000
+
+
+EYES = 1e-3
+"""Smallest eye distance that errors are divided by: pictures without a face have none."""
 
 
 def empty_pictures(n: int, *, size: int, seed: int) -> Tensor:
@@ -74,13 +78,13 @@ def error(said_BK2: Tensor, truth_BK2: Tensor) -> Tensor:
     return (said_BK2 - truth_BK2).norm(dim=2).mean(1) / eyes
 
 
-def coarse(image_BCHW: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Take the detail out of half of the batch, as enlarging a small face does."""
+def coarse(image_BCHW: Tensor, *, share: Share) -> Tensor:
+    """Take the detail out of every other picture of the global batch, as enlarging a small face does."""
     size = image_BCHW.shape[-1]
-    small = int(torch.randint(size // 2, size, (1,), generator=generator))
-    half = len(image_BCHW) // 2
-    blurred = F.interpolate(image_BCHW[:half], size=(small, small), mode="bilinear", align_corners=False, antialias=True)
-    return torch.cat([F.interpolate(blurred, size=(size, size), mode="bilinear", align_corners=False), image_BCHW[half:]])
+    small = int(torch.randint(size // 2, size, (1,), generator=share.stream()))
+    blurred = F.interpolate(image_BCHW, size=(small, small), mode="bilinear", align_corners=False, antialias=True)
+    blurred = F.interpolate(blurred, size=(size, size), mode="bilinear", align_corners=False)
+    return torch.where((share.places % 2 == 0)[:, None, None, None], blurred, image_BCHW)
 
 
 def distances(maps_BKHW: Tensor, truth_BK2: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,37 +93,75 @@ def distances(maps_BKHW: Tensor, truth_BK2: Tensor) -> tuple[Tensor, Tensor]:
     centre = torch.stack([(maps_BKHW.sum(2) * columns).sum(2), (maps_BKHW.sum(3) * rows).sum(2)], 2)
     dx, dy = columns - truth_BK2[:, :, :1], rows - truth_BK2[:, :, 1:]
     away = (dy[:, :, :, None].square() + dx[:, :, None, :].square() + 1e-8).sqrt()
-    eyes = (truth_BK2[:, 0] - truth_BK2[:, 1]).norm(dim=1)
-    return error(centre, truth_BK2), (maps_BKHW * away).sum((2, 3)).mean(1) / eyes
+    eyes = (truth_BK2[:, 0] - truth_BK2[:, 1]).norm(dim=1).clamp_min(EYES)
+    return (centre - truth_BK2).norm(dim=2).mean(1) / eyes, (maps_BKHW * away).sum((2, 3)).mean(1) / eyes
 
 
-def train(config: LandmarksConfig, folder: Path) -> tuple[LandmarkNet, dict[str, float]]:
-    """Train and measure on held-out people; returns the net and its numbers."""
-    torch.manual_seed(config.seed)
-    net = LandmarkNet(names=LANDMARK_NAMES, size=config.size, widths=config.widths)
-    pictures, truth = bank(config.pictures, size=config.size, seed=config.seed)
-    pictures = torch.cat([pictures, empty_pictures(config.empty, size=config.size, seed=config.seed)])
-    truth = torch.cat([truth, torch.zeros(config.empty, *truth.shape[1:])])
-    is_face = torch.arange(len(pictures)) < config.pictures
-    log = Log(folder / "landmarks.jsonl", name="landmarks", steps=config.steps)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.rate, weight_decay=0.01)
-    generator = seeded(config.seed + 2)
-    for step, rows in zip(range(config.steps), batches(len(pictures), batch=config.batch, generator=generator), strict=False):
-        set_rate(optimizer, config.rate * cosine(step, steps=config.steps))
-        with half_precision():
-            maps, score = net.heat_maps(wear(coarse(to_float(pictures[rows]), generator=generator), generator=generator, amount=0.7))
-        face = is_face[rows]
-        miss, spread = distances(maps[face], truth[rows][face])
-        loss = miss.mean() * 10 + spread.mean() * 3 + F.binary_cross_entropy_with_logits(score.float(), face.float())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        if step % 100 == 0 or step + 1 == config.steps:
-            log(step, loss=loss.item(), error=miss.mean().item())
-    numbers = measure(net.eval(), seed=HELD_OUT + 5, pictures=config.measured)
-    log(config.steps, **numbers)
-    return net, numbers | {"training_s": round(log.seconds, 1)}
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pictures in [-1, 1], their landmarks (-1 to 1; zeros without a face), and which show a face."""
+
+    image_BCHW: Tensor
+    truth_BK2: Tensor
+    is_face_B: Tensor
+
+
+class LandmarksObjective(Objective[Batch]):
+    """Distance of the heat maps' centres and mass to the landmarks, and whether there is a face."""
+
+    clip_norm = 5.0
+
+    def __init__(self, config: LandmarksConfig, setting: Setting) -> None:
+        super().__init__(setting)
+        self.config, self.steps, self.batch, self.seed = config, config.steps, config.batch, config.seed
+        torch.manual_seed(config.seed)
+        self.net: LandmarkNet = LandmarkNet(names=LANDMARK_NAMES, size=config.size, widths=config.widths)
+
+    def prepare(self) -> None:
+        """Render faces and make pictures without one."""
+        config = self.config
+        faces, truth = bank(config.pictures, size=config.size, seed=config.seed)
+        self.bank = torch.cat([faces, empty_pictures(config.empty, size=config.size, seed=config.seed)])
+        self.truth = torch.cat([truth, torch.zeros(config.empty, *truth.shape[1:])])
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW."""
+        return torch.optim.AdamW(self.net.parameters(), lr=self.config.rate, weight_decay=0.01)
+
+    def rate(self, step: int) -> float:
+        """Return a cosine schedule."""
+        return self.config.rate * cosine(step, steps=self.steps)
+
+    def draw(self, share: Share) -> Batch:
+        """Draw rows of the pictures."""
+        rows = share.rows(len(self.bank))
+        image = wear(coarse(to_float(self.bank[rows]), share=share), streams=share.streams(), amount=0.7)
+        device = self.setting.group.device
+        return Batch(
+            image_BCHW=image.to(device), truth_BK2=self.truth[rows].to(device), is_face_B=(rows < self.config.pictures).float().to(device)
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; the landmarks' part is a mean over the expected number of faces, so that shares of a batch add up."""
+        with self.mixed_precision():
+            maps, score = self.net.heat_maps(batch.image_BCHW)
+        miss, spread = distances(maps, batch.truth_BK2)
+        faces = (self.config.pictures + self.config.empty) / self.config.pictures
+        miss, spread = ((part * batch.is_face_B).mean() * faces for part in (miss, spread))
+        loss = miss * 10 + spread * 3 + F.binary_cross_entropy_with_logits(score.float(), batch.is_face_B)
+        return loss, {"error": miss}
+
+    def measure(self, split: Split) -> dict[str, float]:
+        """Return landmark errors as shares of the eye distance and rates of the face score."""
+        return measure(self.net, seed=SEEDS[split] + 5, pictures=self.config.measured)
+
+    def score(self, numbers: Mapping[str, float]) -> float:
+        """Return the share of pictures within 3 %."""
+        return numbers["within_3pct"]
+
+    def network_config(self) -> Mapping[str, object]:
+        """Return the network's shape."""
+        return {"names": list(LANDMARK_NAMES), "size": self.config.size, "widths": list(self.config.widths)}
 
 
 @torch.no_grad()
@@ -142,3 +184,6 @@ def measure(net: LandmarkNet, *, seed: int, pictures: int = 1000, side_px: int =
         "error_mean": float(miss.mean()), "error_p95": float(miss.quantile(0.95)), "within_3pct": float((miss <= 0.03).float().mean()),
         "faces_found": faces / pictures, "empty_refused": refused,
     }  # fmt: skip
+
+
+KIND = Kind(config=LandmarksConfig, objective=LandmarksObjective, network="landmarks", summary="landmark network and face score")

@@ -1,0 +1,81 @@
+"""Train one network: generator, encoders, CLIP, identity, attributes, landmarks or HyperEditor, on any number of workers.
+
+    python jobs/train.py --network hypereditor --output runs/smile --settings.only '[smile]'
+    ray job submit --working-dir . -- python jobs/train.py --config configs/train/smoke.yaml --workers.count 8
+
+The output holds checkpoints, log, sample sheets and, at the end, a pack: the one that the training leaned on, with the new network. The
+last line on standard output is JSON: steps, seconds, the numbers reached on held-out data, where the pack is. Exit codes: 0 done,
+2 wrong arguments, settings or data, 130 stopped at a checkpoint after Ctrl-C or SIGTERM, 1 anything else. The same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from models.instruction import InstructionError
+from models.pack_format import PackError
+from pipeline.config import ConfigError
+from pipeline.lock import OutputError
+from pipeline.shards import InputError
+from pipeline.train_config import parse_train_config
+from pipeline.train_host import StopMark, TrainingError
+from pipeline.train_job import run_train_job, say
+from training.checkpoint import CheckpointError
+from training.shards import DataError
+
+DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
+USER_ERRORS = (ConfigError, InstructionError, PackError, InputError, OutputError, CheckpointError, DataError)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job and return its exit code."""
+    try:
+        config, settings = parse_train_config(argv)
+        stop = stopper(config.output)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        summary = run_train_job(config, settings)
+    except USER_ERRORS as error:
+        print(f"train: {error}", file=sys.stderr, flush=True)
+        return WRONG
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the newest checkpoint")
+        return STOPPED
+    except TrainingError as error:
+        say(f"failed: {error}")
+        say("the same command goes on from the newest checkpoint")
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    print(json.dumps(summary, ensure_ascii=False), flush=True)
+    if not summary.get("dry_run") and not summary["finished"]:
+        say(f"stopped at step {summary['step']} of {summary['steps']}; the same command goes on from there")
+        return STOPPED
+    return DONE
+
+
+def stopper(output: str) -> Callable[[int, FrameType | None], None]:
+    """Return a handler that asks the workers to stop at a checkpoint, the first time, and leaves at once, the second."""
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGTERM, _leave)
+        say("stopping at a checkpoint; once more to leave at once")
+        StopMark(output).set()
+
+    return handle
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    os._exit(STOPPED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

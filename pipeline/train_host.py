@@ -1,0 +1,183 @@
+"""Host a training in Ray Train: start the workers, restart them when one is lost, pass on the wish to stop.
+
+Ray Train starts processes and connects them; what they do, checkpoints included, is training/run.py's. A restarted group goes on from
+the newest checkpoint in the output, as does a job that is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pipeline.cluster import Cluster, connect, disconnect, offer_token
+from pipeline.config import ConfigError
+from pipeline.lock import WORK
+from pipeline.storage import Storage
+from pipeline.train_config import TrainWorkersConfig
+from pipeline.training_run import Run, RunWriter
+from training.group import Group
+from training.run import RESULT, Result, Training, run_training
+
+STOP, PROGRESS = f"{WORK}/stop", f"{WORK}/progress.json"
+KEPT_LINES = 20
+LOOK_EVERY_S = 1.0
+MAX_THREADS = 4
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a lost worker is noticed at the next check: 2 s by default
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what workers print would come twice
+}
+
+
+class TrainingError(RuntimeError):
+    """The training ended with an error in a worker, whose traceback is above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """How many workers, and what each holds."""
+
+    count: int
+    least: int
+    threads: int
+    gpus: float
+
+    def __str__(self) -> str:
+        workers = f"{self.count}" if self.count == self.least else f"{self.least} to {self.count}"
+        return f"{workers} worker(s), each {f'{self.gpus:g} GPU' if self.gpus else 'no GPU'} and {self.threads} thread(s)"
+
+
+def plan_width(config: TrainWorkersConfig, cluster: Cluster) -> Width:
+    """Decide what a worker holds. Raises ConfigError when the cluster cannot have that many."""
+    gpus = config.gpus if config.gpus is not None else float(cluster.gpus > 0)
+    threads = config.threads or max(1, min(MAX_THREADS, int(cluster.cpus // config.count)))
+    least = config.min or config.count
+    if gpus and least * gpus > cluster.gpus:
+        raise ConfigError(
+            f"--workers.count: {least} x {gpus:g} GPUs asked for, but the cluster at {cluster.address} has {cluster.gpus:g}; "
+            "lower --workers.count, --workers.min or --workers.gpus"
+        )
+    if not gpus and least > cluster.cpus:
+        raise ConfigError(f"--workers.count {least}: the cluster at {cluster.address} has {cluster.cpus:g} cores, one worker needs one")
+    return Width(count=config.count, least=least, threads=threads, gpus=gpus)
+
+
+class StopMark:
+    """A file in the output that asks all workers to stop at a checkpoint; only the first worker has to see it."""
+
+    def __init__(self, output: str) -> None:
+        self._storage, self._looked, self._seen = Storage(output), 0.0, False
+
+    def set(self) -> None:
+        """Ask for a stop."""
+        self._storage.write(STOP, b"stop\n", durable=False)
+
+    def clear(self) -> None:
+        """Forget what an earlier run was asked."""
+        if self._storage.exists(STOP):
+            self._storage.remove(STOP)
+
+    def is_set(self) -> bool:
+        """Say whether a stop was asked for; looks at most once a second."""
+        now = time.monotonic()
+        if not self._seen and now - self._looked >= LOOK_EVERY_S:
+            self._looked, self._seen = now, self._storage.exists(STOP)
+        return self._seen
+
+
+class Progress:
+    """What the first worker says, in a file of the output that the driver reads: Ray's own way mixes in what Ray's processes say."""
+
+    def __init__(self, output: str) -> None:
+        self._storage, self._lines, self._count = Storage(output), list[str](), 0
+
+    def say(self, text: str) -> None:
+        """Tell the driver something."""
+        self._count += 1
+        self._lines = [*self._lines, text][-KEPT_LINES:]
+        self._storage.write(PROGRESS, json.dumps({"count": self._count, "lines": self._lines}).encode(), durable=False)
+
+    def news(self) -> list[str]:
+        """Return what was said since the last call."""
+        try:
+            told = json.loads(self._storage.read(PROGRESS))
+        except (OSError, ValueError):
+            return []
+        new = told["count"] - self._count if told["count"] >= self._count else told["count"]  # a restarted worker counts anew
+        self._count = told["count"]
+        return list(told["lines"][-new:]) if new else []
+
+
+def host(training: Training, workers: TrainWorkersConfig, run: Run, *, say: Callable[[str], None]) -> Result:
+    """Run a training on the cluster of RAY_ADDRESS or on this machine. Raises ConfigError, or TrainingError when workers fail for good."""
+    offer_token()
+    os.environ |= {name: value for name, value in SETTINGS.items() if name not in os.environ}
+    cluster = connect(worker_output=False)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        width = plan_width(workers, cluster)
+        say(f"{width} of the cluster at {cluster.address}")
+        with tempfile.TemporaryDirectory(prefix="hyperedit-train-") as scratch:
+            _fit(replace(training, threads=width.threads), width, run, scratch=scratch, max_failures=workers.max_failures, say=say)
+    finally:
+        disconnect()
+    return Result(**json.loads(Storage(training.output).read(RESULT)))
+
+
+def _fit(training: Training, width: Width, run: Run, *, scratch: str, max_failures: int, say: Callable[[str], None]) -> None:
+    """Run Ray Train in a thread, so that this process stays free to hear signals."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cpus = 0.0 if width.gpus else 1.0
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"training": training, "run": run},
+        torch_config=TorchConfig(timeout_s=1800),
+        scaling_config=ScalingConfig(
+            num_workers=width.count if width.least == width.count else (width.least, width.count),  # type: ignore[arg-type]
+            use_gpu=width.gpus > 0,
+            resources_per_worker={"CPU": cpus} | ({"GPU": width.gpus} if width.gpus else {}),
+        ),
+        run_config=RunConfig(name="training", storage_path=scratch, failure_config=FailureConfig(max_failures=max_failures)),
+    )
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            result = trainer.fit()
+            errors.extend([result.error] if result.error is not None else [])
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, name="ray train", daemon=True)
+    thread.start()
+    progress = Progress(training.output)
+    while thread.is_alive():
+        thread.join(LOOK_EVERY_S)
+        for text in progress.news():
+            say(text)
+    if errors:
+        raise TrainingError(str(errors[0])) from errors[0]
+
+
+def _work(config: dict[str, object]) -> None:
+    """Be one worker of Ray Train."""
+    import ray.train
+    import ray.train.torch
+
+    training, run = config["training"], config["run"]
+    assert isinstance(training, Training) and isinstance(run, Run)
+    context = ray.train.get_context()
+    group = Group(rank=context.get_world_rank(), world=context.get_world_size(), device=ray.train.torch.get_device())
+    stop = StopMark(training.output)
+    if not group.is_first:
+        run_training(training, group)
+    else:
+        with RunWriter(run) as writer:
+            run_training(training, group, recorder=writer, say=Progress(training.output).say, should_stop=stop.is_set)

@@ -1,0 +1,178 @@
+"""One training from configuration to pack: check, lock the output, open the MLflow run, host the workers, register the pack."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.pack import Pack
+from pipeline.config import ConfigError
+from pipeline.lock import WORK, FolderLock
+from pipeline.registry import register_pack, resolve_pack
+from pipeline.storage import Storage
+from pipeline.tracking import tracking_uri
+from pipeline.train_config import TrainConfig
+from pipeline.train_host import PROGRESS, STOP, StopMark, host
+from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, git_commit, open_run
+from training.checkpoint import Checkpoints
+from training.group import Group, launched_group
+from training.objective import NamesFiles, Objective, build_objective
+from training.run import PACK, Result, Training, fingerprint, open_setting, run_training
+from training.share import shares
+from training.watch import LOG
+from training.watch import to_terminal as say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_PACK = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """A checked training: what workers are told, and what the driver says about it."""
+
+    training: Training
+    fingerprint: str
+    steps: int
+    batch: int
+    done: int
+    """Step of the newest checkpoint in the output."""
+    pack_sha256: str | None
+
+
+def make_train_plan(config: TrainConfig, settings: object) -> TrainPlan:
+    """Check all that a training names, by opening it as a worker does; changes nothing. Raises ConfigError or another ValueError."""
+    training = _training(config, settings.resolved() if isinstance(settings, NamesFiles) else settings)
+    setting = open_setting(training, Group())
+    objective = build_objective(config.network, training.settings, setting)
+    mark, done = fingerprint(training, setting), 0
+    newest = Checkpoints(config.output, keep=config.loop.keep).newest()
+    if newest is not None:
+        done = int(newest["step"])  # type: ignore[call-overload]
+        if newest["fingerprint"] != mark:
+            raise ConfigError(
+                f"--output {config.output} holds checkpoints of a training with other settings, pack or data: "
+                "choose another --output, or go back to the old settings"
+            )
+    _check_batch(objective, config)
+    sha256 = setting.pack.sha256 if setting.pack is not None else None
+    return TrainPlan(training=training, fingerprint=mark, steps=objective.steps, batch=objective.batch, done=done, pack_sha256=sha256)
+
+
+def _training(config: TrainConfig, settings: object) -> Training:
+    pack = None
+    if config.pack != NO_PACK:
+        local = resolve_pack(config.pack, uri=tracking_uri(config.tracking, config.output))
+        pack = local if "://" in local else str(Path(local).resolve())
+    output = config.output if "://" in config.output else str(Path(config.output).resolve())
+    commit = git_commit()
+    return Training(
+        network=config.network, settings=settings, output=output, loop=config.loop, precision=config.precision, pack=pack,
+        data=config.data, image_ext=config.image_ext, threads=config.workers.threads,
+        provenance={"command": "jobs/train.py"} | ({"commit": commit} if commit else {}),
+    )  # fmt: skip
+
+
+def _check_batch(objective: Objective[object], config: TrainConfig) -> None:
+    workers = config.workers
+    try:
+        for world in range(workers.min or workers.count, workers.count + 1):
+            shares(seed=0, step=0, batch=objective.batch, rank=0, world=world, accumulate=config.loop.accumulate)
+    except ValueError as error:
+        raise ConfigError(f"--settings.batch, --workers.count, --loop.accumulate: {error}") from error
+
+
+def run_train_job(config: TrainConfig, settings: object) -> dict[str, object]:
+    """Train, or go on with a training that was stopped; return what came out.
+
+    Raises ConfigError, OutputError, PackError or another ValueError before anything starts; TrainingError when workers fail for good.
+    """
+    plan = make_train_plan(config, settings)
+    training = plan.training
+    where = f"{training.network}: {plan.steps} steps of {plan.batch}"
+    say(f"{where}, {'going on at ' + str(plan.done) if plan.done else 'from the start'}, output {training.output}")
+    if config.dry_run:
+        return {"dry_run": True, "network": training.network, "steps": plan.steps, "done": plan.done, "output": training.output}
+    with _held(training.output):
+        stop = StopMark(training.output)
+        stop.clear()
+        run = _open(config, plan)
+        try:
+            result = _plain(training, run, stop) if config.plain else host(training, config.workers, run, say=say)
+        except BaseException as error:
+            end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
+            raise
+        return _conclude(config, run, result, training.output)
+
+
+def _plain(training: Training, run: Run, stop: StopMark) -> Result:
+    """Run the loop here: alone, or as one of torchrun's workers, of whom the first records."""
+    group = launched_group()
+    if not group.is_first:
+        return run_training(training, group)
+    with RunWriter(run) as writer:
+        return run_training(training, group, recorder=writer, should_stop=stop.is_set)
+
+
+def _open(config: TrainConfig, plan: TrainPlan) -> Run:
+    params: Mapping[str, object] = {
+        **{key: value for key, value in dataclasses.asdict(config).items() if key not in ("tracking", "dry_run")},
+        "settings": dataclasses.asdict(plan.training.settings),  # type: ignore[call-overload]
+    }
+    tags = {CONFIG_TAG: plan.fingerprint, "hyperedit.pack": plan.pack_sha256 or NO_PACK, "hyperedit.network": config.network}
+    return open_run(config.tracking, output=plan.training.output, name=config.network, params=json.loads(json.dumps(params)), tags=tags)
+
+
+def _conclude(config: TrainConfig, run: Run, result: Result, output: str) -> dict[str, object]:
+    """Register the pack, end the run and say what came out."""
+    storage = Storage(output)
+    summary: dict[str, object] = {**dataclasses.asdict(result), "output": output, "mlflow_run_id": run.run_id}
+    if not result.finished:
+        end_run(run, status="KILLED", metrics={"step": result.step}, artifacts=[])
+        return summary
+    end_run(run, status="FINISHED", metrics=result.numbers, artifacts=[storage.url_of(LOG)])
+    if config.register.model is not None and run.run_id is not None:
+        with _local(storage) as folder:
+            version = register_pack(run, folder, model=config.register.model, alias=config.register.alias)
+        alias = f", alias {config.register.alias}" if config.register.alias else ""
+        say(f"registered as {config.register.model} version {version}{alias}")
+        summary["registered"] = {"model": config.register.model, "version": version, "alias": config.register.alias}
+    return summary
+
+
+@contextmanager
+def _local(storage: Storage) -> Iterator[Path]:
+    """Give the new pack as a local folder."""
+    if storage.is_local:
+        yield Path(storage.path(PACK))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / PACK
+        folder.mkdir()
+        for path in storage.files(PACK):
+            (folder / path.rsplit("/", 1)[-1]).write_bytes(storage.read(path))
+        Pack.load(folder)
+        yield folder
+
+
+@contextmanager
+def _held(output: str) -> Iterator[None]:
+    """Hold the output: two trainings never write to one. Raises OutputError."""
+    storage = Storage(output)
+    lock = FolderLock(storage)
+    lock.acquire()
+    if lock.note:
+        say(lock.note)
+    try:
+        yield
+    finally:
+        for path in (STOP, PROGRESS):
+            storage.remove(path)
+        lock.release()
+        storage.remove_if_empty(WORK)

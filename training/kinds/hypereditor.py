@@ -1,0 +1,250 @@
+"""Train HyperEditor on many instructions at once: directional (or, as the ablation, global) CLIP loss, identity and L2.
+
+Every sample of a batch has its own instruction and a portrait that does not show the target yet; the further an instruction still is
+from its target, the oftener it is drawn. The first phase has the release's weights (L2 1, identity 0.1, CLIP 1, Ranger), with which
+hair colours and styles stay half done, because they change many pixels; the second has a smaller L2.
+Differs: before CLIP both pictures are shifted alike by up to two pixels, which keeps a CLIP of 3 million parameters from being fooled
+by texture that only fits its grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from pytorch_optimizer import Ranger
+from torch import Tensor
+
+from models.hypereditor import HyperEditor
+from models.instruction import Instruction, InstructionError, load_instructions
+from models.losses import directional_clip_loss, global_clip_loss, identity_loss, l2_loss
+from training.data import SEEDS, VALIDATION, to_float
+from training.edits import Judges, eligible, invert, measure, measure_pictures, summary
+from training.objective import Kind, Objective, Setting, Split, cosine
+from training.share import Share
+
+INSTRUCTIONS = "configs/train/hypereditor_instructions.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperEditorConfig:
+    """Settings of HyperEditor's training; steps count mixed batches."""
+
+    instructions: str = INSTRUCTIONS
+    """YAML list of instructions."""
+    only: Sequence[str] = ()
+    """Names of the instructions to train; empty trains all of the file."""
+    listed: Sequence[Mapping[str, object]] = ()
+    """The instructions themselves, in place of the file: what `resolved` fills in for workers that cannot see the file."""
+    inverter: str = "e4e"
+    """Encoder of the pack whose inversions are edited."""
+    widths: Sequence[int] = (24, 48, 96, 160)
+    depths: Sequence[int] = (1, 1, 1, 1)
+    inner: int = 96
+    kernel_size: int = 1
+    pictures: int = 6_000
+    """Portraits that are rendered and inverted for each phase, where none come from shards."""
+    phases: Sequence[tuple[int, float]] = ((2400, 1.0), (3000, 0.1))
+    """Steps and weight of L2 of each phase."""
+    batch: int = 12
+    rate: float = 1e-3
+    clip: float = 1.0
+    identity: float = 0.1
+    loss: Literal["directional", "global"] = "directional"
+    seed: int = 71
+    measured: int = 200
+    """Portraits that each instruction is measured on."""
+
+    def resolved(self) -> HyperEditorConfig:
+        """Return the settings with the chosen instructions in place of the file's name. Raises InstructionError or ValueError."""
+        return replace(self, instructions="", only=(), listed=tuple(asdict(instruction) for instruction in chosen_instructions(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Which instruction each sample gets, its picture and reconstruction in [-1, 1], its latents, this step's shift and weight of L2."""
+
+    kind_B: Tensor
+    before_BCHW: Tensor
+    made_BCHW: Tensor
+    latents_BLD: Tensor
+    shift: tuple[int, int]
+    l2: float
+
+
+class HyperEditorObjective(Objective[Batch]):
+    """CLIP, identity and L2 losses of the edits that the hypernetwork's offsets make."""
+
+    clip_norm = 1.0
+    difficulty_K: Tensor
+
+    def __init__(self, config: HyperEditorConfig, setting: Setting) -> None:
+        super().__init__(setting)
+        self.config, self.batch, self.seed = config, config.batch, config.seed
+        ends = list(accumulate(steps for steps, _ in config.phases))
+        self.steps, self.restarts = ends[-1], tuple(ends[:-1])
+        self.instructions = chosen_instructions(config)
+        self.judges = Judges.of(setting.needed("HyperEditor's training"), inverter=config.inverter)
+        self.target_KE = self.judges.clip.embed_texts([i.target for i in self.instructions])
+        self.direction_KE = self.target_KE - self.judges.clip.embed_texts([i.source for i in self.instructions])
+        torch.manual_seed(config.seed)
+        self.net: HyperEditor = HyperEditor.from_config(self.network_config())
+        self.register_buffer("difficulty_K", torch.ones(len(self.instructions)))
+        self.ahead = 2 if setting.pictures is not None else 0
+        self.phase, self._detail = -1, dict[str, dict[str, float]]()
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return Ranger."""
+        return Ranger(self.net.parameters(), lr=self.config.rate)
+
+    def rate(self, step: int) -> float:
+        """Return a flat rate that falls to nothing over the last part of each phase."""
+        phase, first = self._phase(step)
+        return self.config.rate * min(1.0, 1.5 * cosine(step - first, steps=self.config.phases[phase][0], warmup=0))
+
+    def _phase(self, step: int) -> tuple[int, int]:
+        """Return the phase of a step and the step that it began at."""
+        starts = (0, *self.restarts)
+        phase = max(i for i, start in enumerate(starts) if start <= step)
+        return phase, starts[phase]
+
+    def draw(self, share: Share) -> Batch:
+        """Draw instructions in proportion to their running losses, and a portrait for each that does not show it yet.
+
+        Pictures from shards are read in advance, before those losses are known, and get instructions evenly.
+        """
+        phase, _ = self._phase(share.step)
+        stream = share.stream()
+        weights = self.difficulty_K.cpu() + 0.1 if not self.ahead else torch.ones(len(self.instructions))
+        kind = torch.multinomial(weights, share.batch, replacement=True, generator=stream)
+        dy, dx = torch.randint(-2, 3, (2,), generator=stream).tolist()
+        kind, device = share.own(kind), self.setting.group.device
+        before, made, latents = self._rendered(share, phase, kind) if self.setting.pictures is None else self._read(share)
+        return Batch(
+            kind_B=kind.to(device), before_BCHW=before, made_BCHW=made, latents_BLD=latents, shift=(dy, dx), l2=self.config.phases[phase][1]
+        )
+
+    def _rendered(self, share: Share, phase: int, kind_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pictures, reconstructions and latents of rendered portraits that do not show what is asked for."""
+        if phase != self.phase:
+            self.phase, self.data = phase, invert(self.config.pictures, self.judges, seed=self.seed + phase)
+            self.rows_of = [eligible(instruction, self.data.parameters) for instruction in self.instructions]
+        chance = share.own(torch.rand(share.batch, generator=share.stream(1)))
+        own = [self.rows_of[k] for k in kind_B.tolist()]
+        rows = torch.stack([candidates[int(c * len(candidates))] for candidates, c in zip(own, chance.tolist(), strict=True)])
+        data, device = self.data, self.setting.group.device
+        return to_float(data.pictures[rows]).to(device), to_float(data.reconstructions[rows]).to(device), data.latents_NLD[rows].to(device)
+
+    @torch.no_grad()
+    def _read(self, share: Share) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pictures and latents from shards, and their reconstructions."""
+        assert self.setting.pictures is not None
+        train, device = self.setting.rows.train, self.setting.group.device
+        rows = train[share.rows(len(train))]
+        latents = self.setting.pictures.latents(rows).to(device)
+        return to_float(self.setting.pictures.pictures(rows)).to(device), self.judges.generator.synthesis(latents).clamp(-1, 1), latents
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the losses, and each sample's CLIP loss with its instruction for `observe`."""
+        config, judges = self.config, self.judges
+        direction, target = self.direction_KE[batch.kind_B], self.target_KE[batch.kind_B]
+        with self.mixed_precision():
+            offsets = {i: o.float() for i, o in self.net(batch.made_BCHW, direction).items()}
+            edited = judges.generator.synthesis(batch.latents_BLD, offsets).float()
+        clip_B = self._clip_loss(batch, edited, direction, target)
+        with self.mixed_precision():
+            same = judges.identity(edited)
+        who = identity_loss(same.float(), judges.identity(batch.before_BCHW))
+        l2 = l2_loss(edited, batch.before_BCHW)
+        loss = config.clip * clip_B.mean() + config.identity * who + batch.l2 * l2
+        seen = torch.stack([batch.kind_B.float(), clip_B.detach()], 1)
+        return loss, {"clip": clip_B.mean(), "identity": who, "l2": l2, "seen_B2": seen}
+
+    def _clip_loss(self, batch: Batch, edited: Tensor, direction: Tensor, target: Tensor) -> Tensor:
+        """Return the CLIP loss of each sample, both pictures shifted alike."""
+        after, before = (torch.roll(picture, batch.shift, (2, 3)) for picture in (edited, batch.made_BCHW))
+        with self.mixed_precision():
+            after_E = self.judges.clip.embed_images(after)
+            with torch.no_grad():
+                before_E = self.judges.clip.embed_images(before)
+        if self.config.loss == "global":
+            return global_clip_loss(after_E.float(), target)
+        return directional_clip_loss(after_E.float(), before_E.float(), direction)
+
+    def observe(self, figures: Mapping[str, Tensor]) -> None:
+        """Update the instructions' running losses with the samples of all workers."""
+        seen = self.setting.group.gather(figures["seen_B2"].float()).cpu()
+        for k, value in seen.tolist():
+            self.difficulty_K[int(k)] += 0.05 * (value - self.difficulty_K[int(k)])
+
+    def measure(self, split: Split) -> dict[str, float]:
+        """Return success, same-person rate and collateral changes on renders; direction and identity on pictures from shards."""
+        pictures = self.setting.pictures
+        if pictures is not None:
+            rows = self.setting.rows.validation if split == "validation" else self.setting.rows.held_out
+            return measure_pictures(
+                self.net, pictures.pictures(rows), pictures.latents(rows), judges=self.judges, instructions=self.instructions
+            )
+        count = self.config.measured if split == "held_out" else min(50, self.config.measured)
+        self._detail = measure(self.net, judges=self.judges, instructions=self.instructions, pictures=count, seed=SEEDS[split] + 7)
+        return summary(self._detail)
+
+    def score(self, numbers: Mapping[str, float]) -> float:
+        """Return success on what is still the same person; without truth, direction and identity."""
+        if "direction" in numbers:
+            return numbers["direction"] + 0.5 * numbers["identity"]
+        return (numbers["success_mean"] + numbers.get("success_same_person", numbers["success_mean"])) / 2
+
+    def details(self) -> Mapping[str, object] | None:
+        """Return the figures of every instruction."""
+        return self._detail or None
+
+    def network_config(self) -> Mapping[str, object]:
+        """Return the hypernetwork's shape."""
+        config, judges = self.config, self.judges
+        return {
+            "size": judges.generator.size, "channels": judges.generator.channels, "kernel_size": config.kernel_size,
+            "input_size": judges.generator.size, "text_dim": judges.clip.embed_texts(["a face"]).shape[1],
+            "widths": list(config.widths), "depths": list(config.depths), "inner": config.inner,
+        }  # fmt: skip
+
+    def sheet(self) -> Tensor:
+        """Return pictures, their reconstructions, and one column per instruction."""
+        judges, device = self.judges, self.setting.group.device
+        before, w = self._shown()
+        made = judges.generator.synthesis(w.to(device)).clamp(-1, 1)
+        columns = [before.to(device), made]
+        for k in range(len(self.instructions)):
+            offsets = self.net(made, self.direction_KE[k : k + 1])
+            columns.append(judges.generator.synthesis(w.to(device), offsets).clamp(-1, 1))
+        return torch.stack(columns, 1)
+
+    def _shown(self) -> tuple[Tensor, Tensor]:
+        """Return six validation pictures and their latents."""
+        pictures = self.setting.pictures
+        if pictures is not None:
+            rows = self.setting.rows.validation[:6]
+            return to_float(pictures.pictures(rows)), pictures.latents(rows)
+        data = invert(6, self.judges, seed=VALIDATION)
+        return to_float(data.pictures), data.latents_NLD
+
+
+def chosen_instructions(config: HyperEditorConfig) -> tuple[Instruction, ...]:
+    """Return the instructions to train. Raises InstructionError where `only` names one that there is not."""
+    listed = [Instruction(**entry) for entry in config.listed]  # type: ignore[arg-type]
+    everything = tuple(listed) or load_instructions(config.instructions)
+    unknown = sorted(set(config.only) - {i.name for i in everything})
+    if unknown:
+        known = ", ".join(i.name for i in everything)
+        raise InstructionError(f"settings.only: no instruction {unknown[0]!r}; {config.instructions} has {known}")
+    return tuple(i for i in everything if not config.only or i.name in config.only)
+
+
+KIND = Kind(
+    config=HyperEditorConfig, objective=HyperEditorObjective, network="hypereditor", summary="hypernetwork of text-driven edits",
+    needs=("generator", "clip", "identity", "e4e"), reads_shards=True,
+    bound_to=("generator", "clip"), reads_latents=True,
+)  # fmt: skip
