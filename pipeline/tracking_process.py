@@ -1,66 +1,62 @@
 """The process that talks to MLflow for one job: `python -m pipeline.tracking_process`.
 
-It reads two JSON lines, how the run starts and how it ends, and answers each with a line: {"run_id": ...} or {"error": ...}. When the
-input ends after the first line, the driver is dead and the run is closed as killed.
+It reads two messages, how the run starts and how it ends, and answers each with {"run_id": ...}. When the input ends after the first
+one, the driver is dead and the run is closed as killed. What other processes of MLflow need as well is in here too.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import fsspec
+
+from pipeline.child import Message, serve
+from pipeline.tracking import SQLITE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 OUTPUT_TAG = "hyperedit.output"
-PARAM_LIMIT = 6000  # MLflow refuses longer values
-NICENESS = 10
+PARAM_LIMIT = 6000  # MLflow refuses longer values,
+PARAMS_AT_ONCE = 100  # more parameters
+METRICS_AT_ONCE = 1000  # and more metrics in one request
+
+Item = TypeVar("Item")
 
 
-def main() -> int:
-    """Serve one job; return 0 where MLflow did everything."""
-    os.nice(NICENESS)  # the job itself comes first
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # MLflow prints
-    try:
-        request = json.loads(sys.stdin.readline())
-        client, run_id = start_run(request)
-        print(json.dumps({"run_id": run_id}), file=answers, flush=True)
-        end = json.loads(sys.stdin.readline() or '{"status": "KILLED"}')
-        finish_run(client, run_id, end)
-        print(json.dumps({"run_id": run_id}), file=answers, flush=True)
-    except BrokenPipeError:
-        return 1
-    except Exception as error:  # whatever a tracking server or database does, the driver is told and goes on
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
-        return 1
-    return 0
+def job(messages: Iterator[Message]) -> Iterator[Message]:
+    """Serve one job."""
+    request = next(messages)
+    client = connect(str(request["uri"]))
+    run_id = start_run(client, request)
+    yield {"run_id": run_id}
+    end_run(client, run_id, next(messages, {"status": "KILLED"}))
+    yield {"run_id": run_id}
 
 
-def start_run(request: Mapping[str, object]) -> tuple[MlflowClient, str]:
-    """Create the run; close those of the same output that are still open: the lock on the output says that their job is dead."""
+def connect(uri: str) -> MlflowClient:
+    """Return a client of a tracking server or database."""
     from mlflow import MlflowClient
 
-    uri, output = str(request["uri"]), str(request["output"])
-    client = MlflowClient(tracking_uri=uri)
-    experiment = _experiment(client, str(request["experiment"]), uri)
-    quoted = output.replace("'", "")
-    for run in client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{quoted}' and attributes.status = 'RUNNING'"):
+    return MlflowClient(tracking_uri=uri)
+
+
+def start_run(client: MlflowClient, request: Message) -> str:
+    """Create the run; close those of the same output that are still open: the lock on the output says that their job is dead."""
+    experiment = experiment_id(client, str(request["experiment"]), str(request["uri"]))
+    output = unquoted(str(request["output"]))
+    for run in client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{output}' and attributes.status = 'RUNNING'"):
         client.set_terminated(run.info.run_id, status="KILLED")
-    run_id = str(client.create_run(experiment, tags={OUTPUT_TAG: quoted}).info.run_id)
-    for name, value in dict(request["params"]).items():  # type: ignore[call-overload]
-        client.log_param(run_id, name, value[:PARAM_LIMIT])
-    return client, run_id
+    run_id = str(client.create_run(experiment, tags={OUTPUT_TAG: output}).info.run_id)
+    log_params(client, run_id, dict(request["params"]))  # type: ignore[call-overload]
+    return run_id
 
 
-def finish_run(client: MlflowClient, run_id: str, end: Mapping[str, object]) -> None:
+def end_run(client: MlflowClient, run_id: str, end: Message) -> None:
     """Log metrics and files and end the run."""
     for name, value in dict(end.get("metrics", {})).items():  # type: ignore[call-overload]
         client.log_metric(run_id, name, value)
@@ -70,18 +66,52 @@ def finish_run(client: MlflowClient, run_id: str, end: Mapping[str, object]) -> 
     client.set_terminated(run_id, status=str(end["status"]))
 
 
-def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters, cut where MLflow refuses their length."""
+    from mlflow.entities import Param
+
+    entries = [Param(allowed(name), value[:PARAM_LIMIT]) for name, value in params.items()]
+    for some in chunks(entries, PARAMS_AT_ONCE):
+        client.log_batch(run_id, params=some)
+
+
+def allowed(name: str) -> str:
+    """Return a name of a parameter or metric in the characters that MLflow takes."""
+    return "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "_-. /" else "_" for letter in name)[:250]
+
+
+def unquoted(text: str) -> str:
+    """Return a text that can stand between quotes in a search."""
+    return text.replace("'", "")
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yield lists of up to `size` items."""
+    everything = list(items)
+    for start in range(0, len(everything), size):
+        yield everything[start : start + size]
+
+
+def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+    """Return the experiment, created where there is none."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    return str(client.create_experiment(name, artifact_location=_artifact_location(name, uri)))
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifact_location(name, uri)))
+        except MlflowException:  # another process was first
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def _artifact_location(name: str, uri: str) -> str | None:
     """Keep artifacts beside a SQLite file; elsewhere the tracking server decides."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / name).as_uri()
+    return (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts" / name).as_uri()
 
 
 def _fetched(url: str, folder: Path) -> str:
@@ -92,4 +122,4 @@ def _fetched(url: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(job))

@@ -1,0 +1,137 @@
+"""A process of its own for a library that takes seconds to import and may hang: both sides exchange lines of JSON.
+
+The owner's side is `Child` (a conversation) and `ask` (one question), the child's side is `serve`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+NICENESS = 10
+SETTINGS = {  # where the user chose otherwise, that holds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default it tries for four minutes
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+Message = Mapping[str, object]
+
+
+class ChildError(RuntimeError):
+    """The child did not do what it was asked to; `kind` is the type of its error, empty where it fell silent or ended."""
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(f"{kind}: {text}" if kind else text)
+        self.text, self.kind = text, kind
+
+
+class Child:
+    """Start `python -m MODULE` and talk to it."""
+
+    def __init__(self, module: str) -> None:
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**SETTINGS, **os.environ, "PYTHONPATH": os.pathsep.join([_root(), os.environ.get("PYTHONPATH", "")])},
+            start_new_session=True,  # Ctrl-C is for the owner, who then says how the work ended
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the process."""
+        return self._process.pid
+
+    def send(self, message: Message) -> bool:
+        """Hand over a message; blocks while the pipe is full. Return False where the child is gone."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def answer(self, timeout_s: float) -> dict[str, object]:
+        """Return the next answer. Raises ChildError where the child names an error, ends, or stays silent."""
+        try:
+            line = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            raise ChildError(f"no answer within {timeout_s:g} s") from None
+        if not line:
+            self._answers.put(line)  # the next who asks shall hear it too
+            raise ChildError("its process ended without an answer")
+        answer: dict[str, object] = json.loads(line)
+        if "error" in answer:
+            raise ChildError(str(answer["error"]), str(answer["kind"]))
+        return answer
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Say that nothing more comes, and end the child where it does not end by itself."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=timeout_s)
+        except (OSError, subprocess.TimeoutExpired):
+            self.kill()
+
+    def kill(self) -> None:
+        """End the child at once."""
+        assert self._process.stdin is not None
+        self._process.kill()
+        self._process.wait()
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._answers.put(line)
+        self._answers.put("")
+
+
+def ask(module: str, request: Message, *, timeout_s: float) -> dict[str, object]:
+    """Ask a child one thing and return its answer. Raises ChildError."""
+    child = Child(module)
+    try:
+        child.send(request)
+        return child.answer(timeout_s)
+    finally:
+        child.close(timeout_s=2.0)
+
+
+def serve(handler: Callable[[Iterator[Message]], Iterator[Message]]) -> int:
+    """Let `handler` turn messages into answers, report its error as the last answer, and return the exit code."""
+    os.nice(NICENESS)  # the owner's work comes first
+    answers, sys.stdout = sys.stdout, sys.stderr  # MLflow prints
+    try:
+        for answer in handler(_messages()):
+            print(json.dumps(answer), file=answers, flush=True)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # whatever a server or database does, the owner is told and goes on
+        with suppress(BrokenPipeError):
+            print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answers, flush=True)
+        return 1
+    return 0
+
+
+def _messages() -> Iterator[Message]:
+    for line in iter(sys.stdin.readline, ""):
+        yield json.loads(line)
+
+
+def _root() -> str:
+    return str(Path(__file__).parents[1])
