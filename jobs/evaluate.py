@@ -21,6 +21,8 @@ from evaluation import pack_suite
 from evaluation.held_out import held_out
 from models.instruction import InstructionError, load_instructions
 from models.pack import Pack, PackError
+from pipeline.config import ConfigError
+from pipeline.registry import resolve_pack
 
 SUITES = ("pack",)
 
@@ -31,7 +33,8 @@ class Options:
 
     Args:
         suite: One of: pack.
-        pack: Folder or URL of the pack.
+        pack: Folder or URL of the pack, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry.
+        tracking_uri: MLflow server or database with that registry; by default MLFLOW_TRACKING_URI.
         instructions: YAML file of the instructions to measure.
         pictures: Held-out portraits for landmarks, attributes and inversion.
         edits: Held-out portraits per instruction.
@@ -43,6 +46,7 @@ class Options:
 
     suite: str = "pack"
     pack: str = "packs/portraits64"
+    tracking_uri: str | None = None
     instructions: str = "configs/instructions/portraits.yaml"
     pictures: int = 1000
     edits: int = 200
@@ -59,7 +63,7 @@ def say(text: str) -> None:
 
 def evaluate(options: Options) -> dict[str, object]:
     """Run the suite; return its figures."""
-    pack, instructions = Pack.load(options.pack), load_instructions(options.instructions)
+    pack, instructions = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri)), load_instructions(options.instructions)
     start = time.monotonic()
     say(f"making and aligning {options.pictures} held-out portraits")
     data = held_out(pack, options.pictures)
@@ -82,7 +86,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     try:
         result = evaluate(options)
-    except (PackError, InstructionError) as error:
+    except (PackError, InstructionError, ConfigError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     text = json.dumps(result, indent=1)

@@ -161,13 +161,17 @@ def verify(folder: Path, info: PackInfo) -> None:
             raise PackError(f"pack {folder}: file {file} was changed: sha256 expected {expected}, found {found}; copy the pack again")
 
 
+def cache_folder() -> Path:
+    """Return where packs from elsewhere are kept: `$HYPEREDIT_CACHE/packs`, else `~/.cache/hyperedit/packs`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "hyperedit") / "packs"
+
+
 def fetch(url: str) -> Path:
     """Copy a pack from an fsspec URL into the cache folder and return it; files already there with the right sha256 stay.
 
-    The cache is `$HYPEREDIT_CACHE`, else `~/.cache/hyperedit`. Raises PackError when the URL holds no pack.
+    Raises PackError when the URL holds no pack.
     """
-    root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "hyperedit")
-    folder = root / "packs" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    folder = cache_folder() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     try:
         filesystem, base = fsspec.core.url_to_fs(url.rstrip("/"))
         index = filesystem.cat_file(f"{base}/{INDEX}")

@@ -72,7 +72,7 @@ class EditConfig:
     instructions: tuple[str, ...]
     """YAML file of instructions, or inline 'name: source -> target @strength'; may be repeated and mixed."""
     pack: str = "packs/portraits64"
-    """Folder or URL of the trained networks."""
+    """Folder or URL of the trained networks, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry."""
     inverter: str = "e4e"
     """Network of the pack that turns a picture into a generator state."""
     editor: str = "hypereditor"

@@ -12,7 +12,9 @@ from pathlib import Path
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack_format import PackInfo, fetch, read_info, verify
 from pipeline.config import ConfigError, EditConfig, config_hash, nearest
+from pipeline.registry import SCHEME, find_pack
 from pipeline.shards import Shard, list_shards
+from pipeline.tracking import tracking_uri
 
 INVERTER_KINDS = ("e4e", "w_encoder")
 EDITOR_KINDS = ("hypereditor",)
@@ -34,6 +36,8 @@ class JobPlan:
     pack_url: str
     """The pack as every worker can open it."""
     pack_hash: str
+    registry: str
+    """Tracking server or database in which a pack `models:/NAME/VERSION` is looked up."""
     config_hash: str
 
     @property
@@ -48,7 +52,11 @@ def make_plan(config: EditConfig) -> JobPlan:
     Raises ConfigError, InstructionError, PackError or InputError with what is wrong and what would work.
     """
     instructions = parse_instructions(config.instructions)
-    info, pack_hash = _read_pack(config.pack)
+    home = _output(config.output)
+    tracking = tracking_uri(config.tracking, home)
+    pack_url, folder = _find_pack(config.pack, tracking)
+    info, pack_hash = read_info(folder)
+    verify(folder, info)
     _check_networks(config, info)
     _check_expectations(instructions, info)
     shards = list_shards(config.input)
@@ -56,10 +64,11 @@ def make_plan(config: EditConfig) -> JobPlan:
         config=config,
         instructions=instructions,
         shards=shards[:1] if config.preview else shards,
-        home=_output(config.output),
+        home=home,
         pack=info,
-        pack_url=_shared(config.pack),
+        pack_url=pack_url,
         pack_hash=pack_hash,
+        registry=tracking,
         config_hash=config_hash(config, [dataclasses.asdict(instruction) for instruction in instructions]),
     )
 
@@ -87,11 +96,12 @@ def _inline(text: str) -> Instruction:
         raise InstructionError(f"--instructions {text!r}: {error}") from error
 
 
-def _read_pack(pack: str) -> tuple[PackInfo, str]:
-    folder = fetch(pack) if "://" in pack else Path(pack).expanduser()
-    info, pack_hash = read_info(folder)
-    verify(folder, info)
-    return info, pack_hash
+def _find_pack(pack: str, registry: str) -> tuple[str, Path]:
+    """Return the pack as every worker can open it, an alias resolved to the version that it names now, and its folder here."""
+    if pack.startswith(SCHEME):
+        found = find_pack(pack, uri=registry)
+        return found.url, Path(found.folder)
+    return _shared(pack), fetch(pack) if "://" in pack else Path(pack).expanduser()
 
 
 def _check_networks(config: EditConfig, info: PackInfo) -> None:

@@ -15,6 +15,7 @@ from pipeline.lock import WORK
 from pipeline.plan import JobPlan
 from pipeline.progress import ProgressDisplay
 from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
+from pipeline.registry import SCHEME
 from pipeline.resume import Output, ResumePlan, open_output, plan_resume
 from pipeline.settings import Wish, WorkerSettings
 from pipeline.shards import Shard
@@ -82,7 +83,8 @@ def _announce(plan: JobPlan, resume: ResumePlan) -> None:
     config, names = plan.config, ", ".join(instruction.name for instruction in plan.instructions)
     say(f"{len(plan.shards)} shards of {config.input} -> {plan.output}")
     say(f"{len(plan.instructions)} instructions: {names}")
-    say(f"pack {plan.pack.name} ({plan.pack_hash[:12]}, {plan.pack.size} px), {config.inverter} -> {config.editor}")
+    pinned = f" is {plan.pack_url}" if plan.pack_url.startswith(SCHEME) else ""
+    say(f"pack {plan.pack.name}{pinned} ({plan.pack_hash[:12]}, {plan.pack.size} px), {config.inverter} -> {config.editor}")
     say(f"config {plan.config_hash[:12]}: {json.dumps(compact(config), ensure_ascii=False)}")
     if resume.done:
         say(f"{len(resume.done)} shards are finished already, {len(resume.todo)} left to do")
@@ -174,4 +176,5 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
         run_id=output.run_id,
         config_hash=plan.config_hash,
         pack_hash=plan.pack_hash,
+        registry=plan.registry,
     )

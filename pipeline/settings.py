@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from models.instruction import Instruction
 from pipeline.images import Limits
 from pipeline.progress import Counts
+from pipeline.registry import PackSource
 
 CHUNK_SAMPLES = 32  # that travel together from the feed to the worker
 
@@ -54,6 +55,13 @@ class WorkerSettings:
     run_id: str
     config_hash: str
     pack_hash: str
+    registry: str | None = None
+    """Tracking server or database in which a pack `models:/NAME/VERSION` is looked up."""
+
+    @property
+    def source(self) -> PackSource:
+        """Return where the pack is."""
+        return PackSource(url=self.pack, sha256=self.pack_hash, registry=self.registry)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from pipeline.cluster import FEED_CPUS, Pool
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
+from pipeline.registry import PackSource
 from pipeline.settings import CHUNK_SAMPLES, ShardResult, ShardTask, WorkerSettings
 from pipeline.shards import Shard
 
@@ -172,7 +173,7 @@ class _Feed:
             killers=attempt.killers,
             one_by_one=self.one_by_one,
         )
-        self._pack = settings.pack
+        self._pack = settings.source
 
     def __enter__(self) -> _Feed:
         streaming = _feed.options(num_returns="streaming", _generator_backpressure_num_objects=CHUNKS_AHEAD)
@@ -198,14 +199,14 @@ class _Feed:
 
 
 @ray.remote(num_cpus=FEED_CPUS, max_retries=0)
-def _feed(task: ShardTask, pack: str) -> Iterator[Opened | Chunk]:
+def _feed(task: ShardTask, pack: PackSource) -> Iterator[Opened | Chunk]:
     from pipeline.feed import read_shard
 
     yield from read_shard(task, _aligner(pack))
 
 
 @functools.lru_cache(maxsize=2)
-def _aligner(pack: str) -> Aligner:
+def _aligner(pack: PackSource) -> Aligner:
     """Load the landmark network once per process."""
     import torch
 
@@ -213,7 +214,7 @@ def _aligner(pack: str) -> Aligner:
     from pipeline.align import Aligner
 
     torch.set_num_threads(1)
-    loaded = Pack.load(pack)
+    loaded = Pack.load(pack.path_or_url())
     return Aligner(loaded.landmarks(), size=loaded.size)
 
 

@@ -30,7 +30,7 @@ def prepare(settings: WorkerSettings) -> Methods:
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    pack = Pack.load(settings.pack, device=settings.device)
+    pack = Pack.load(settings.source.path_or_url(), device=settings.device)
     if pack.sha256 != settings.pack_hash:
         versions = f"version {pack.sha256[:12]}, the driver {settings.pack_hash[:12]}"
         raise ConfigError(f"--pack {settings.pack}: this machine has {versions}; give both the same pack, by URL for example")
