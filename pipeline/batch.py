@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -23,9 +23,9 @@ from pipeline.feed import Ready
 from pipeline.frechet import ShardMoments
 from pipeline.images import ImageHWC
 from pipeline.invert import Inversion, invert, to_pixels, to_tensor
-from pipeline.manifest import Edited, Method, Row, edit_row, scores_of
+from pipeline.manifest import INVERSION, Cell, Edited, Method, Row, edit_row, inversion_row, scores_of
 from pipeline.sample import FailedSample, SampleFailure
-from pipeline.score import Scorer
+from pipeline.score import Scorer, SourceFeatures
 from pipeline.settings import Wish
 
 PNG_LEVEL = 4
@@ -38,7 +38,8 @@ class Methods:
 
     pack: Pack
     inverter: Inverter
-    editor: Editor
+    editor: Editor | None
+    """None where there is nothing to edit."""
     scorer: Scorer
     names: Method
     device: str
@@ -76,7 +77,7 @@ class _StageError(Exception):
 
 
 def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchResult:
-    """Edit a batch by all instructions.
+    """Edit a batch by all instructions; without any, its inversions are what is written and scored.
 
     When it raises, every sample runs again alone and those that raise again fail with stage and reason. Out of memory, the batch is
     halved, and halved again, with a warning. Raises DeviceLostError when the GPU needs a new process.
@@ -142,25 +143,46 @@ def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
     with _at("score"):
         source = scorer.source(aligned_BCHW, to_tensor(inverted, device=methods.device))
         features = source.aligned.clip_BE.shape[1]
-        moments = ShardMoments.empty(features, [instruction.name for instruction in wish.instructions])
+        moments = ShardMoments.empty(features, [instruction.name for instruction in wish.instructions] or [INVERSION])
         moments.source.update(source.aligned.clip_BE)
-    members = [_kept(ready, inversion, row, inverted, wish.keep) for row, ready in enumerate(batch)]
-    edited: list[list[Edited]] = [[] for _ in batch]
+    keep = wish.keep if wish.instructions else wish.keep | {INVERSION}
+    members = [_kept(ready, inversion, row, inverted, keep) for row, ready in enumerate(batch)]
+    if wish.instructions:
+        edited = _edit_all(inversion, source, members, methods=methods, wish=wish, moments=moments)
+        with _at("write"):
+            samples = [_finish(*one, methods=methods, keep=keep) for one in zip(batch, members, edited, strict=True)]
+    else:
+        with _at("score"):
+            scores = scorer.inversion(source, moments=moments.edits[INVERSION])
+        with _at("write"):
+            samples = [_finish_inversion(*one, methods=methods, keep=keep) for one in zip(batch, members, scores, strict=True)]
+    return BatchResult(samples=list(samples), moments=moments)
+
+
+def _edit_all(
+    inversion: Inversion,
+    source: SourceFeatures,
+    members: Sequence[dict[str, bytes]],
+    *,
+    methods: Methods,
+    wish: Wish,
+    moments: ShardMoments,
+) -> list[list[Edited]]:
+    """Edit a batch by every instruction; put the pictures into `members` and return what was made of each sample."""
+    assert methods.editor is not None
+    edited: list[list[Edited]] = [[] for _ in members]
     for instruction in wish.instructions:
         with _at("edit"):
-            image_BCHW = edit(methods.editor, generator, inversion, instruction=instruction)
+            image_BCHW = edit(methods.editor, methods.pack.generator(), inversion, instruction=instruction)
             pictures = _finite_pixels(image_BCHW, "edit", f"instruction '{instruction.name}'")
         with _at("score"):
             written_BCHW = to_tensor(pictures, device=methods.device)
-            scores = scorer.edit(source, written_BCHW, instruction, moments=moments.edits[instruction.name])
+            scores = methods.scorer.edit(source, written_BCHW, instruction, moments=moments.edits[instruction.name])
         for row, picture in enumerate(pictures):
             png = _png(picture)
             members[row][f"{instruction.name}.png"] = png
             edited[row].append(Edited(instruction=instruction, image_sha256=hashlib.sha256(png).hexdigest(), scores=scores[row]))
-    with _at("write"):
-        rows = zip(batch, members, edited, strict=True)
-        samples = [_finish(ready, written, made, methods=methods, keep=wish.keep) for ready, written, made in rows]
-    return BatchResult(samples=list(samples), moments=moments)
+    return edited
 
 
 def _finite_pixels(image_BCHW: Tensor, stage: str, what: str) -> list[ImageHWC]:
@@ -184,18 +206,33 @@ def _kept(ready: Ready, inversion: Inversion, row: int, inverted: Sequence[Image
 
 def _finish(ready: Ready, members: dict[str, bytes], edited: Sequence[Edited], *, methods: Methods, keep: frozenset[str]) -> Finished:
     sample, names = ready.sample, methods.names
+    members["edits.json"] = _record(ready, {"instructions": [_entry(one) for one in edited]}, methods)
+    rows = tuple(edit_row(sample.key, sample.shard, sample.index, edited=one, method=names) for one in edited)
+    return Finished(key=sample.key, members=_beside(_passed_through(ready, keep), members), rows=rows)
+
+
+def _finish_inversion(
+    ready: Ready, members: dict[str, bytes], scores: Mapping[str, Cell], *, methods: Methods, keep: frozenset[str]
+) -> Finished:
+    digest = hashlib.sha256(members["inversion.png"]).hexdigest()
+    members["edits.json"] = _record(ready, {"instructions": [], INVERSION: {"image_sha256": digest, "scores": dict(scores)}}, methods)
+    row = inversion_row(ready.sample, image_sha256=digest, scores=scores, method=methods.names)
+    return Finished(key=ready.sample.key, members=_beside(_passed_through(ready, keep), members), rows=(row,))
+
+
+def _record(ready: Ready, made: Mapping[str, object], methods: Methods) -> bytes:
+    """Return edits.json: how the pictures of a sample were made."""
+    sample = ready.sample
     record = {
         "key": sample.key,
         "shard": sample.shard,
         "index": sample.index,
         "pack": methods.pack.sha256,
-        **asdict(names),
+        **asdict(methods.names),
         "features": dict(methods.scorer.features),
-        "instructions": [_entry(one) for one in edited],
+        **made,
     }
-    members["edits.json"] = (json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
-    rows = tuple(edit_row(sample.key, sample.shard, sample.index, edited=one, method=names) for one in edited)
-    return Finished(key=sample.key, members=_beside(_passed_through(ready, keep), members), rows=rows)
+    return (json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _passed_through(ready: Ready, keep: frozenset[str]) -> dict[str, bytes]:
@@ -231,15 +268,13 @@ def _png(picture: ImageHWC) -> bytes:
     return buffer.getvalue()
 
 
-def load_methods(pack: Pack, *, inverter: str, editor: str, device: str, allow_lpips_download: bool = False) -> Methods:
-    """Build the networks that the configuration names, on a device."""
+def load_methods(pack: Pack, *, inverter: str, editor: str | None, device: str, allow_lpips_download: bool = False) -> Methods:
+    """Build the networks that the configuration names, on a device; without an editor where nothing is edited."""
     return Methods(
         pack=pack,
         inverter=pack.inverter(inverter),
-        editor=pack.editor(editor),
+        editor=pack.editor(editor) if editor is not None else None,
         scorer=Scorer(pack, device=device, allow_lpips_download=allow_lpips_download),
-        names=Method(inverter=inverter, editor=editor, backend=f"torch-{device}"),
+        names=Method(inverter=inverter, editor=editor or "", backend=f"torch-{device}"),
         device=device,
     )
-
-

@@ -69,8 +69,8 @@ class EditConfig:
     """WebDataset shards: folder, glob, numbered range ({000..127}), .tar file, or a comma-separated list of these; any fsspec URL."""
     output: str
     """Folder or fsspec URL to write to; a second run with the same settings resumes there."""
-    instructions: tuple[str, ...]
-    """YAML file of instructions, or inline 'name: source -> target @strength'; may be repeated and mixed."""
+    instructions: tuple[str, ...] = ()
+    """YAML file of instructions, or inline 'name: source -> target @strength'; may be repeated and mixed. None: align and invert only."""
     pack: str = "packs/portraits64"
     """Folder or URL of the trained networks, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry."""
     inverter: str = "e4e"
@@ -107,8 +107,9 @@ class EditConfig:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("preview", self.preview, 0)
         _at_least("workers.min", self.workers.min, 1)
-        if not self.instructions:
-            raise ConfigError("--instructions: none given; name a YAML file or write 'smile: face -> smiling face'")
+        if not self.instructions and not {"latents", "inversion"} & set(self.keep):
+            hint = "to align and invert only, say --keep latents or --keep inversion"
+            raise ConfigError(f"--instructions: none given; name a YAML file or write 'smile: face -> smiling face'; {hint}")
         if self.workers.max is not None and self.workers.max < self.workers.min:
             raise ConfigError(f"--workers.max {self.workers.max} is below --workers.min {self.workers.min}")
         if self.workers.threads is not None:

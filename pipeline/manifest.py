@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.instruction import Instruction
-from pipeline.sample import FailedSample
+from pipeline.sample import FailedSample, Sample
 
 if TYPE_CHECKING:  # it brings torch along, which a driver that only reads manifests can do without
     from pipeline.score import EditScores
 
 OK, QUARANTINED = "ok", "quarantined"
+INVERSION = "inversion"  # stands where the instruction does, in the rows of a run without instructions; no instruction may be called so
 
 SCHEMA = pa.schema(
     [
@@ -96,6 +97,25 @@ def edit_row(key: str, shard: str, index: int, *, edited: Edited, method: Method
         "reason": "",
         "image_sha256": edited.image_sha256,
         **scores_of(edited.scores),
+        **dataclasses.asdict(method),
+    }
+
+
+def inversion_row(sample: Sample, *, image_sha256: str, scores: Mapping[str, Cell], method: Method) -> Row:
+    """Return the row of a sample that was inverted and not edited: the inversion takes the place of the edit."""
+    return {
+        "key": sample.key,
+        "shard": sample.shard,
+        "index": sample.index,
+        "instruction": INVERSION,
+        "source": "",
+        "target": "",
+        "strength": 0.0,
+        "status": OK,
+        "stage": "",
+        "reason": "",
+        "image_sha256": image_sha256,
+        **scores,
         **dataclasses.asdict(method),
     }
 

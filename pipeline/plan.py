@@ -105,7 +105,8 @@ def _find_pack(pack: str, registry: str) -> tuple[str, Path]:
 
 
 def _check_networks(config: EditConfig, info: PackInfo) -> None:
-    for option, wanted, kinds in (("inverter", config.inverter, INVERTER_KINDS), ("editor", config.editor, EDITOR_KINDS)):
+    asked = [("inverter", config.inverter, INVERTER_KINDS), ("editor", config.editor, EDITOR_KINDS)]
+    for option, wanted, kinds in asked if config.instructions else asked[:1]:
         valid = [name for name, network in info.networks.items() if network.kind in kinds]
         if wanted not in valid:
             raise ConfigError(f"--{option} {wanted}: pack {config.pack} has no such {option}: {nearest(wanted, valid)}")

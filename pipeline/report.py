@@ -47,6 +47,7 @@ def render(run: Run, gallery: Gallery, *, features: Mapping[str, str]) -> str:
     return _template().render(
         facts=facts,
         features=features,
+        only_inversions=report_view.only_inversions(instructions),
         lead=report_view.lead(run, facts, instructions),
         tiles=report_view.tiles(run, facts, instructions),
         overview=report_view.overview(gallery, embedder),

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from pipeline.frechet import ShardMoments
 from pipeline.ledger import Record, read_record
-from pipeline.report_scores import CRITERION, SCORES, Distribution, Share
+from pipeline.manifest import INVERSION
+from pipeline.report_scores import CRITERION, INVERSION_CRITERION, SCORES, Distribution, Share
 from pipeline.resume import finished_shards
 from pipeline.storage import Storage
 
@@ -57,6 +58,16 @@ class InstructionNumbers:
     worst: list[tuple[float, SampleRef, Row]] = field(default_factory=list)
     best: list[tuple[float, SampleRef, Row]] = field(default_factory=list)
 
+    @property
+    def is_inversion(self) -> bool:
+        """Say whether these are the inversions of a run without instructions."""
+        return self.name == INVERSION
+
+    @property
+    def criterion(self) -> str:
+        """Return the score by which the best and the worst are chosen."""
+        return INVERSION_CRITERION if self.is_inversion else CRITERION
+
     def add(self, rows: pa.Table, refs: Sequence[SampleRef]) -> None:
         """Add the rows of one shard, `refs` in the same order."""
         first = rows.slice(0, 1).to_pylist()[0]
@@ -74,7 +85,7 @@ class InstructionNumbers:
         self._keep_extremes(rows, refs)
 
     def _keep_extremes(self, rows: pa.Table, refs: Sequence[SampleRef]) -> None:
-        values = _floats(rows, CRITERION)
+        values = _floats(rows, self.criterion)
         order = sorted(np.flatnonzero(np.isfinite(values)).tolist(), key=lambda row: (values[row], refs[row]))
         for row in order[:EXTREMES] + order[-EXTREMES:]:
             self.worst.append((float(values[row]), refs[row], rows.slice(row, 1).to_pylist()[0]))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 400
-CRITERION = "clip_directional"
+CRITERION, INVERSION_CRITERION = "clip_directional", "psnr"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,7 @@ class Section:
     reliable: bool
     numbers: tuple[tuple[str, str, str], ...]  # label, value, meaning
     histograms: tuple[Histogram, ...]
+    criterion: str
     pairs: tuple[Pair, ...]
     best: tuple[Pair, ...]
     worst: tuple[Pair, ...]
@@ -83,11 +84,33 @@ def lead(run: Run, facts: Facts, instructions: Sequence[InstructionNumbers]) -> 
     """Return the run in one sentence."""
     people = counted(run.samples - run.failed_samples, "portrait")
     text = f"{counted(run.edits, 'edit')} of {people} by {counted(len(instructions), 'instruction')}"
+    if only_inversions(instructions):
+        text = f"{people} aligned and inverted, none edited"
     return f"{text}, in {facts.duration}." if facts.duration != "\N{EN DASH}" else f"{text}."
+
+
+def only_inversions(instructions: Sequence[InstructionNumbers]) -> bool:
+    """Say whether nothing was edited: the run had no instructions."""
+    return bool(instructions) and all(numbers.is_inversion for numbers in instructions)
+
+
+def inversion_tiles(run: Run, facts: Facts, numbers: InstructionNumbers) -> list[Tile]:
+    """Return the key figures of a run without instructions."""
+    scores = {column: mean_and_deviation(numbers.distributions[column]).split(" ")[0] for column in ("psnr", "lpips", "identity")}
+    return [
+        Tile(value=format_count(run.edits), label="inversions written", note="one per portrait"),
+        Tile(value=format_percent(numbers.same_person.percent), label="still the same person", note="identity network"),
+        Tile(value=scores["psnr"], label="PSNR in dB", note="mean, aligned input to inversion"),
+        Tile(value=scores["lpips"], label="LPIPS", note="mean, aligned input to inversion"),
+        Tile(value=facts.throughput, label="inversions per second", note=facts.throughput_note),
+        Tile(value=format_count(run.failed_samples), label="samples failed", note=_failed_note(run)),
+    ]
 
 
 def tiles(run: Run, facts: Facts, instructions: Sequence[InstructionNumbers]) -> list[Tile]:
     """Return the key figures."""
+    if only_inversions(instructions):
+        return inversion_tiles(run, facts, instructions[0])
     success, person = Share(), Share()
     for numbers in instructions:
         success.merge(numbers.success)
@@ -128,20 +151,20 @@ def section(numbers: InstructionNumbers, gallery: Gallery, embedder: Embedder, s
         count=format_count(numbers.count),
         reliable=numbers.reliable,
         numbers=tuple(_numbers(numbers)),
-        histograms=tuple(histogram(numbers.distributions[column], shared[column]) for column in HISTOGRAMS),
-        pairs=tuple(_pair(ref, row, numbers.name, gallery, embedder) for ref, row in sheet),
-        best=tuple(_pair(ref, row, numbers.name, gallery, embedder) for _, ref, row in numbers.best[: gallery.ends]),
-        worst=tuple(_pair(ref, row, numbers.name, gallery, embedder) for _, ref, row in numbers.worst[: gallery.ends]),
+        histograms=tuple(histogram(numbers.distributions[name], shared[name]) for name in HISTOGRAMS if numbers.distributions[name].count),
+        criterion=BY_COLUMN[numbers.criterion].label,
+        pairs=tuple(_pair(ref, row, numbers, gallery, embedder) for ref, row in sheet),
+        best=tuple(_pair(ref, row, numbers, gallery, embedder) for _, ref, row in numbers.best[: gallery.ends]),
+        worst=tuple(_pair(ref, row, numbers, gallery, embedder) for _, ref, row in numbers.worst[: gallery.ends]),
     )
 
 
 def _numbers(numbers: InstructionNumbers) -> list[tuple[str, str, str]]:
     per_edit = numbers.collateral / numbers.count if numbers.count else math.nan
-    found = [
-        ("Success", format_percent(numbers.success.percent), "edits in which every expected attribute is there"),
-        ("Same person", format_percent(numbers.same_person.percent), "identity above the threshold that 1 % of strangers pass"),
-        ("Collateral", f"{per_edit:.2f}", "attributes per edit that changed unasked"),
-    ]
+    success = ("Success", format_percent(numbers.success.percent), "edits in which every expected attribute is there")
+    person = ("Same person", format_percent(numbers.same_person.percent), "identity above the threshold that 1 % of strangers pass")
+    collateral = ("Collateral", f"{per_edit:.2f}", "attributes per edit that changed unasked")
+    found = [person] if numbers.is_inversion else [success, person, collateral]
     for score in SCORES:
         distribution = numbers.distributions[score.column]
         if distribution.count:
@@ -150,13 +173,14 @@ def _numbers(numbers: InstructionNumbers) -> list[tuple[str, str, str]]:
     return found
 
 
-def _pair(ref: SampleRef, row: Row, instruction: str, gallery: Gallery, embedder: Embedder) -> Pair:
-    success = row.get("success")
+def _pair(ref: SampleRef, row: Row, numbers: InstructionNumbers, gallery: Gallery, embedder: Embedder) -> Pair:
+    success, instruction = row.get("success"), numbers.name
+    shown = (("psnr", "psnr"), ("id", "identity")) if numbers.is_inversion else (("dir", "clip_directional"), ("id", "identity"))
     return Pair(
         key=ref.key,
         before=cell(gallery.source(ref), f"Source {ref.key}", embedder),
         after=cell(gallery.edit(ref, instruction), f"{instruction} of {ref.key}", embedder),
-        scores=" ".join(f"{short} {_score(row, column)}" for short, column in (("dir", "clip_directional"), ("id", "identity"))),
+        scores=" ".join(f"{short} {_score(row, column)}" for short, column in shown),
         verdict="" if success is None else ("hit" if success else "miss"),
     )
 

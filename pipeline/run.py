@@ -82,9 +82,10 @@ def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
 def _announce(plan: JobPlan, resume: ResumePlan) -> None:
     config, names = plan.config, ", ".join(instruction.name for instruction in plan.instructions)
     say(f"{len(plan.shards)} shards of {config.input} -> {plan.output}")
-    say(f"{len(plan.instructions)} instructions: {names}")
+    say(f"{len(plan.instructions)} instructions: {names}" if names else "no instructions: align and invert only")
+    methods = f"{config.inverter} -> {config.editor}" if names else config.inverter
     pinned = f" is {plan.pack_url}" if plan.pack_url.startswith(SCHEME) else ""
-    say(f"pack {plan.pack.name}{pinned} ({plan.pack_hash[:12]}, {plan.pack.size} px), {config.inverter} -> {config.editor}")
+    say(f"pack {plan.pack.name}{pinned} ({plan.pack_hash[:12]}, {plan.pack.size} px), {methods}")
     say(f"config {plan.config_hash[:12]}: {json.dumps(compact(config), ensure_ascii=False)}")
     if resume.done:
         say(f"{len(resume.done)} shards are finished already, {len(resume.todo)} left to do")

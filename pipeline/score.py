@@ -133,6 +133,18 @@ class Scorer:
         rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
         return [self._row(row, verdict, instruction) for row, verdict in zip(rows, verdicts, strict=True)]
 
+    @torch.no_grad()
+    def inversion(self, source: SourceFeatures, *, moments: Moments | None = None) -> list[dict[str, float | bool]]:
+        """Score the inversions themselves against the aligned inputs, in order; add them to `moments`."""
+        if moments is not None:
+            moments.update(source.inversion.clip_BE)
+        images = self._image_scores(source, source.inversion)
+        columns = {name: images[name] for name in ("psnr", "ssim", "lpips")}
+        columns["identity"] = (source.identity_BE * self.identity(source.inversion.unit_BCHW * 2 - 1)).sum(dim=-1)
+        numbers = {name: values.double().cpu().tolist() for name, values in columns.items()}
+        rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
+        return [row | {"same_person": row["identity"] >= self.same_person_threshold} for row in rows]
+
     def _row(self, number: Mapping[str, float], verdict: AttributeVerdict, instruction: Instruction) -> EditScores:
         return EditScores(
             psnr=number["psnr"],

@@ -37,7 +37,7 @@ def prepare(settings: WorkerSettings) -> Methods:
     methods = load_methods(
         pack,
         inverter=settings.inverter,
-        editor=settings.editor,
+        editor=settings.editor if settings.wish.instructions else None,
         device=settings.device,
         allow_lpips_download=settings.allow_lpips_download,
     )

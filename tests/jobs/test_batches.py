@@ -131,6 +131,20 @@ def test_one_picture_that_does_not_fit_is_quarantined(ready: list[Ready], method
     assert isinstance(failed, FailedSample) and failed.stage == "invert" and "OutOfMemoryError" in failed.reason
 
 
+def test_without_instructions_the_same_faces_and_latents_are_written_and_no_editor_is_needed(
+    ready: list[Ready], methods: Methods, small: World
+) -> None:
+    plain = load_methods(Pack.load(small.pack), inverter="e4e", editor=None, device="cpu")
+    result = run_batch(ready, methods=plain, wish=Wish(instructions=(), keep=frozenset({"latents"})))
+    for one, edited in zip(result.samples, run_batch(ready, methods=methods, wish=WISH).samples, strict=True):
+        assert isinstance(one, Finished) and isinstance(edited, Finished)
+        assert set(edited.members) - set(one.members) == {"smile.png"} and set(one.members) <= set(edited.members)
+        assert all(edited.members[ext] == data for ext, data in one.members.items() if ext != "edits.json")
+    assert (
+        result.moments is not None and result.moments.edits["inversion"].count == len(ready) and set(result.moments.edits) == {"inversion"}
+    )
+
+
 def test_scores_are_those_of_the_pictures_as_written(ready: list[Ready], methods: Methods) -> None:
     (one,) = run_batch(ready[:1], methods=methods, wish=WISH).samples
     assert isinstance(one, Finished)

@@ -71,6 +71,15 @@ def test_a_wrong_option_gets_the_nearest_right_one(
     assert not (tmp_path / "out").exists()
 
 
+def test_without_instructions_something_has_to_be_kept(small: World, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = arguments(small, tmp_path / "out")
+    flags = flags[: flags.index("--instructions")]
+    for more in ([], ["--keep", "original"]):
+        assert "--instructions: none given" in (said := refused(capsys, [*flags, *more])) and "--keep latents" in said
+    assert main([*flags, "--keep", "inversion", "--dry_run"]) == 0
+    assert "no instructions: align and invert only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
