@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BATCH_S = 1.0
-ORPHAN_GRACE_S = 30.0
+ORPHAN_GRACE_S = 60.0
 TAG_LIMIT = 5000
 
 

@@ -103,8 +103,17 @@ class RunWriter:
         return self._child.pid if self._child else None
 
     def __enter__(self) -> RunWriter:
-        if self._run.run_id is not None:
+        if self._run.run_id is None:
+            return self
+        try:
             self._child = Child(MODULE)
+        except OSError as error:
+            warn(
+                self._run.uri,
+                f"its process cannot be started: {error}",
+                consequence="The training goes on without a record of it in MLflow.",
+            )
+        else:
             self._child.send({"do": "write", "uri": self._run.uri, "run_id": self._run.run_id, "owner": os.getpid()})
             self._pump.start()
         return self

@@ -168,7 +168,7 @@ def test_the_writer_ends_with_its_owner_and_keeps_what_came(database: Store, tmp
         child, held = map(int, owner.stdout.readline().split())
         owner.kill()
     try:
-        assert gone(child, 60)
+        assert gone(child, 120)
     finally:
         os.kill(held, signal.SIGKILL)
     assert MlflowClient(database.uri).get_run(run.run_id).data.metrics["loss"] == 1.0
