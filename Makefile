@@ -5,10 +5,10 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHON
 
-.PHONY: help setup demo test check bench pack lock clean
+.PHONY: help setup demo test check bench train-smoke pack lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv with the pinned packages; does nothing when it is up to date
 	@.ci/setup
@@ -27,6 +27,11 @@ check: setup ## ruff, mypy and the length of the files
 bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
 	@$(PY) -m benchmarks.render
 	@$(PY) -m benchmarks.train_data
+	@$(PY) -m benchmarks.train_workers
+
+train-smoke: setup ## train HyperEditor on one attribute with two workers and measure it
+	@rm -rf out/smoke
+	@$(PY) jobs/train.py --config configs/train/smoke.yaml $(TRAIN)
 
 pack: setup ## retrain every network of packs/portraits64 from nothing (hours on a CPU)
 	@$(PY) jobs/train_pack.py $(PACK)

@@ -1,6 +1,7 @@
 """Train one network: generator, encoders, CLIP, identity, attributes, landmarks or HyperEditor, on any number of workers.
 
     python jobs/train.py --network hypereditor --output runs/smile --settings.only '[smile]'
+    python -m torch.distributed.run --nproc-per-node 2 jobs/train.py --plain --network e4e --output runs/e4e
     ray job submit --working-dir . -- python jobs/train.py --config configs/train/smoke.yaml --workers.count 8
 
 The output holds checkpoints, log, sample sheets and, at the end, a pack: the one that the training leaned on, with the new network. The
@@ -27,10 +28,11 @@ from pipeline.train_config import parse_train_config
 from pipeline.train_host import StopMark, TrainingError
 from pipeline.train_job import run_train_job, say
 from training.checkpoint import CheckpointError
+from training.objective import SettingError
 from training.shards import DataError
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
-USER_ERRORS = (ConfigError, InstructionError, PackError, InputError, OutputError, CheckpointError, DataError)
+USER_ERRORS = (ConfigError, InstructionError, PackError, InputError, OutputError, CheckpointError, SettingError, DataError)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     except Exception:
         traceback.print_exc()
         return FAILED
+    if summary is None:
+        return DONE
     print(json.dumps(summary, ensure_ascii=False), flush=True)
     if not summary.get("dry_run") and not summary["finished"]:
         say(f"stopped at step {summary['step']} of {summary['steps']}; the same command goes on from there")

@@ -159,7 +159,7 @@ def parse_config(argv: Sequence[str], *, prog: str = "edit_dataset.py") -> EditC
     except ConfigError:
         raise
     except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(_explain(str(error), options)) from error
+        raise ConfigError(explain(str(error), options)) from error
     return EditConfig(**{f.name: getattr(values, f.name) for f in dataclasses.fields(EditConfig)})
 
 
@@ -182,7 +182,7 @@ def _normalised(argv: Sequence[str]) -> list[str]:
     return rest + [f"{flag}={json.dumps(values, ensure_ascii=False)}" for flag, values in gathered.items()]
 
 
-def _explain(message: str, options: Sequence[str]) -> str:
+def explain(message: str, options: Sequence[str]) -> str:
     """Say in one line what jsonargparse found, and add the nearest valid choice."""
     flat = " ".join(message.split())
     unknown = re.search(r"unrecognized arguments: (\S+)", flat, re.IGNORECASE) or re.search(r"(?:Option|Key) '([\w.\-]+)' is not \w+", flat)

@@ -101,7 +101,7 @@ def _find_pack(pack: str, registry: str) -> tuple[str, Path]:
     if pack.startswith(SCHEME):
         found = find_pack(pack, uri=registry)
         return found.url, Path(found.folder)
-    return _shared(pack), fetch(pack) if "://" in pack else Path(pack).expanduser()
+    return shared_path(pack), fetch(pack) if "://" in pack else Path(pack).expanduser()
 
 
 def _check_networks(config: EditConfig, info: PackInfo) -> None:
@@ -144,6 +144,6 @@ def _output(output: str) -> str:
     return os.path.abspath(path)
 
 
-def _shared(pack: str) -> str:
-    """Return the pack for workers: in a submitted job a relative path leads into the copy of the code that every machine has."""
-    return pack if "://" in pack or os.environ.get(RAY_JOB) else os.path.abspath(os.path.expanduser(pack))
+def shared_path(path: str) -> str:
+    """Return a path for workers: in a submitted job a relative one leads into the copy of the code that every machine has."""
+    return path if "://" in path or os.environ.get(RAY_JOB) else os.path.abspath(os.path.expanduser(path))

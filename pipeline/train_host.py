@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.cluster import Cluster, connect, disconnect, offer_token
 from pipeline.config import ConfigError
 from pipeline.lock import WORK
+from pipeline.registry import PackSource
 from pipeline.storage import Storage
 from pipeline.train_config import TrainWorkersConfig
 from pipeline.training_run import Run, RunWriter
@@ -113,7 +115,9 @@ class Progress:
         return list(told["lines"][-new:]) if new else []
 
 
-def host(training: Training, workers: TrainWorkersConfig, run: Run, *, say: Callable[[str], None]) -> Result:
+def host(
+    training: Training, workers: TrainWorkersConfig, run: Run, *, pack: PackSource | None, say: Callable[[str], None]
+) -> Result:
     """Run a training on the cluster of RAY_ADDRESS or on this machine. Raises ConfigError, or TrainingError when workers fail for good."""
     offer_token()
     os.environ |= {name: value for name, value in SETTINGS.items() if name not in os.environ}
@@ -123,13 +127,16 @@ def host(training: Training, workers: TrainWorkersConfig, run: Run, *, say: Call
         width = plan_width(workers, cluster)
         say(f"{width} of the cluster at {cluster.address}")
         with tempfile.TemporaryDirectory(prefix="hyperedit-train-") as scratch:
-            _fit(replace(training, threads=width.threads), width, run, scratch=scratch, max_failures=workers.max_failures, say=say)
+            training = replace(training, threads=width.threads)
+            _fit(training, width, run, scratch=scratch, max_failures=workers.max_failures, pack=pack, say=say)
     finally:
         disconnect()
     return Result(**json.loads(Storage(training.output).read(RESULT)))
 
 
-def _fit(training: Training, width: Width, run: Run, *, scratch: str, max_failures: int, say: Callable[[str], None]) -> None:
+def _fit(
+    training: Training, width: Width, run: Run, *, scratch: str, max_failures: int, pack: PackSource | None, say: Callable[[str], None]
+) -> None:
     """Run Ray Train in a thread, so that this process stays free to hear signals."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -137,7 +144,7 @@ def _fit(training: Training, width: Width, run: Run, *, scratch: str, max_failur
     cpus = 0.0 if width.gpus else 1.0
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"training": training, "run": run},
+        train_loop_config={"training": training, "run": run, "pack": pack},
         torch_config=TorchConfig(timeout_s=1800),
         scaling_config=ScalingConfig(
             num_workers=width.count if width.least == width.count else (width.least, width.count),  # type: ignore[arg-type]
@@ -171,8 +178,11 @@ def _work(config: dict[str, object]) -> None:
     import ray.train
     import ray.train.torch
 
-    training, run = config["training"], config["run"]
+    training, run, pack = config["training"], config["run"], config["pack"]
     assert isinstance(training, Training) and isinstance(run, Run)
+    os.chdir(Path(__file__).parents[1])  # Ray Train moved to a folder of its own; relative paths mean the copy of the code
+    if isinstance(pack, PackSource):
+        training = replace(training, pack=pack.path_or_url())
     context = ray.train.get_context()
     group = Group(rank=context.get_world_rank(), world=context.get_world_size(), device=ray.train.torch.get_device())
     stop = StopMark(training.output)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from models.pack import Pack
 from pipeline.config import ConfigError
 from pipeline.lock import WORK, FolderLock
-from pipeline.registry import register_pack, resolve_pack
+from pipeline.plan import shared_path
+from pipeline.registry import SCHEME, PackSource, find_pack, register_pack
 from pipeline.storage import Storage
 from pipeline.tracking import tracking_uri
 from pipeline.train_config import TrainConfig
@@ -43,12 +44,15 @@ class TrainPlan:
     batch: int
     done: int
     """Step of the newest checkpoint in the output."""
-    pack_sha256: str | None
+    pack: PackSource | None
+    """The pack as every worker can open it."""
 
 
 def make_train_plan(config: TrainConfig, settings: object) -> TrainPlan:
     """Check all that a training names, by opening it as a worker does; changes nothing. Raises ConfigError or another ValueError."""
-    training = _training(config, settings.resolved() if isinstance(settings, NamesFiles) else settings)
+    settings = settings.resolved() if isinstance(settings, NamesFiles) else settings
+    url, folder = _found_pack(config)
+    training = _training(config, settings, pack=folder)
     setting = open_setting(training, Group())
     objective = build_objective(config.network, training.settings, setting)
     mark, done = fingerprint(training, setting), 0
@@ -61,20 +65,29 @@ def make_train_plan(config: TrainConfig, settings: object) -> TrainPlan:
                 "choose another --output, or go back to the old settings"
             )
     _check_batch(objective, config)
-    sha256 = setting.pack.sha256 if setting.pack is not None else None
-    return TrainPlan(training=training, fingerprint=mark, steps=objective.steps, batch=objective.batch, done=done, pack_sha256=sha256)
-
-
-def _training(config: TrainConfig, settings: object) -> Training:
     pack = None
-    if config.pack != NO_PACK:
-        local = resolve_pack(config.pack, uri=tracking_uri(config.tracking, config.output))
-        pack = local if "://" in local else str(Path(local).resolve())
+    if setting.pack is not None:
+        pack = PackSource(url=url, sha256=setting.pack.sha256, registry=tracking_uri(config.tracking, config.output))
+    return TrainPlan(training=training, fingerprint=mark, steps=objective.steps, batch=objective.batch, done=done, pack=pack)
+
+
+def _found_pack(config: TrainConfig) -> tuple[str, str | None]:
+    """Return the pack as every worker can open it, an alias resolved to its version, and as this process opens it."""
+    if config.pack == NO_PACK:
+        return "", None
+    if config.pack.startswith(SCHEME):
+        found = find_pack(config.pack, uri=tracking_uri(config.tracking, config.output))
+        return found.url, found.folder
+    return shared_path(config.pack), config.pack
+
+
+def _training(config: TrainConfig, settings: object, *, pack: str | None) -> Training:
     output = config.output if "://" in config.output else str(Path(config.output).resolve())
     commit = git_commit()
     return Training(
         network=config.network, settings=settings, output=output, loop=config.loop, precision=config.precision, pack=pack,
-        data=config.data, image_ext=config.image_ext, threads=config.workers.threads,
+        data=",".join(map(shared_path, config.data.split(","))) if config.data is not None else None,
+        image_ext=config.image_ext, threads=config.workers.threads,
         provenance={"command": "jobs/train.py"} | ({"commit": commit} if commit else {}),
     )  # fmt: skip
 
@@ -88,36 +101,36 @@ def _check_batch(objective: Objective[object], config: TrainConfig) -> None:
         raise ConfigError(f"--settings.batch, --workers.count, --loop.accumulate: {error}") from error
 
 
-def run_train_job(config: TrainConfig, settings: object) -> dict[str, object]:
-    """Train, or go on with a training that was stopped; return what came out.
+def run_train_job(config: TrainConfig, settings: object) -> dict[str, object] | None:
+    """Train, or go on with a training that was stopped; return what came out, None where another worker of torchrun's tells.
 
     Raises ConfigError, OutputError, PackError or another ValueError before anything starts; TrainingError when workers fail for good.
     """
     plan = make_train_plan(config, settings)
     training = plan.training
+    group = launched_group() if config.plain else Group()
+    if not group.is_first:
+        run_training(training, group)
+        return None
     where = f"{training.network}: {plan.steps} steps of {plan.batch}"
     say(f"{where}, {'going on at ' + str(plan.done) if plan.done else 'from the start'}, output {training.output}")
     if config.dry_run:
         return {"dry_run": True, "network": training.network, "steps": plan.steps, "done": plan.done, "output": training.output}
     with _held(training.output):
-        stop = StopMark(training.output)
-        stop.clear()
+        StopMark(training.output).clear()
         run = _open(config, plan)
         try:
-            result = _plain(training, run, stop) if config.plain else host(training, config.workers, run, say=say)
+            result = _plain(training, group, run) if config.plain else host(training, config.workers, run, pack=plan.pack, say=say)
         except BaseException as error:
             end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
             raise
         return _conclude(config, run, result, training.output)
 
 
-def _plain(training: Training, run: Run, stop: StopMark) -> Result:
-    """Run the loop here: alone, or as one of torchrun's workers, of whom the first records."""
-    group = launched_group()
-    if not group.is_first:
-        return run_training(training, group)
+def _plain(training: Training, group: Group, run: Run) -> Result:
+    """Run the loop here: alone, or as the first of torchrun's workers."""
     with RunWriter(run) as writer:
-        return run_training(training, group, recorder=writer, should_stop=stop.is_set)
+        return run_training(training, group, recorder=writer, should_stop=StopMark(training.output).is_set)
 
 
 def _open(config: TrainConfig, plan: TrainPlan) -> Run:
@@ -125,7 +138,7 @@ def _open(config: TrainConfig, plan: TrainPlan) -> Run:
         **{key: value for key, value in dataclasses.asdict(config).items() if key not in ("tracking", "dry_run")},
         "settings": dataclasses.asdict(plan.training.settings),  # type: ignore[call-overload]
     }
-    tags = {CONFIG_TAG: plan.fingerprint, "hyperedit.pack": plan.pack_sha256 or NO_PACK, "hyperedit.network": config.network}
+    tags = {CONFIG_TAG: plan.fingerprint, "hyperedit.pack": plan.pack.sha256 if plan.pack else NO_PACK, "hyperedit.network": config.network}
     return open_run(config.tracking, output=plan.training.output, name=config.network, params=json.loads(json.dumps(params)), tags=tags)
 
 

@@ -29,6 +29,10 @@ Split = Literal["validation", "held_out"]
 FEWEST_PICTURES = 20
 
 
+class SettingError(ValueError):
+    """What a training stands on does not fit it: the pack, the data, or the network's name; the message says what would."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What a training stands on: the workers, the frozen networks of a pack, pictures from shards, how exact the arithmetic is."""
@@ -40,15 +44,15 @@ class Setting:
 
     @cached_property
     def rows(self) -> PictureRows:
-        """Return which of the shards' pictures are for training and which are kept back. Raises ValueError where there are none."""
+        """Return which of the shards' pictures are for training and which are kept back. Raises SettingError where there are none."""
         if self.pictures is None:
-            raise ValueError("this training reads pictures from shards, and none were given: name them with --data")
+            raise SettingError("this training reads pictures from shards, and none were given: name them with --data")
         return PictureRows.of(len(self.pictures))
 
     def needed(self, what: str) -> Pack:
-        """Return the pack. Raises ValueError where there is none."""
+        """Return the pack. Raises SettingError where there is none."""
         if self.pack is None:
-            raise ValueError(f"{what} leans on the networks of a pack, and none was given: name one with --pack")
+            raise SettingError(f"{what} leans on the networks of a pack, and none was given: name one with --pack")
         return self.pack
 
 
@@ -62,9 +66,9 @@ class PictureRows:
 
     @classmethod
     def of(cls, n: int) -> PictureRows:
-        """Split `n` rows, always in the same way. Raises ValueError where there are too few."""
+        """Split `n` rows, always in the same way. Raises SettingError where there are too few."""
         if n < FEWEST_PICTURES:
-            raise ValueError(f"the data has {n} usable pictures: expected {FEWEST_PICTURES} or more")
+            raise SettingError(f"the data has {n} usable pictures: expected {FEWEST_PICTURES} or more")
         order, held = torch.randperm(n, generator=torch.Generator().manual_seed(0)), min(1000, n // 10)
         return cls(train=order[held:], validation=order[: held // 2], held_out=order[held // 2 : held])
 
@@ -188,9 +192,9 @@ def kind_names() -> tuple[str, ...]:
 
 
 def kind_of(name: str) -> Kind:
-    """Return a kind by name. Raises ValueError naming those that there are."""
+    """Return a kind by name. Raises SettingError naming those that there are."""
     if name not in kind_names():
-        raise ValueError(f"network {name!r}: expected one of {', '.join(kind_names())}")
+        raise SettingError(f"network {name!r}: expected one of {', '.join(kind_names())}")
     kind = importlib.import_module(f"training.kinds.{name}").KIND
     assert isinstance(kind, Kind)
     return kind

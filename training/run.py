@@ -20,7 +20,7 @@ from pipeline.storage import Storage
 from training.checkpoint import Checkpoints
 from training.group import Group
 from training.loop import Fitted, LoopConfig, fit
-from training.objective import Kind, Objective, Precision, Setting, build_objective, kind_names, kind_of
+from training.objective import Kind, Objective, Precision, Setting, SettingError, build_objective, kind_names, kind_of
 from training.shards import ShardPictures
 from training.watch import Recorder, Say, Watch
 
@@ -104,12 +104,12 @@ def run_training(
 
 
 def open_setting(training: Training, group: Group) -> Setting:
-    """Open what the training stands on. Raises PackError, InputError or ValueError."""
+    """Open what the training stands on. Raises PackError, InputError or SettingError."""
     kind = kind_of(training.network)
     pack = Pack.load(training.pack, device=str(group.device)) if training.pack is not None else None
     missing = [name for name in kind.needs if pack is None or name not in pack.info.networks]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"{training.network} leans on the networks {', '.join(kind.needs)}; {training.pack or 'no pack'} lacks {', '.join(missing)}: "
             "train them first, or name another --pack"
         )
@@ -117,7 +117,7 @@ def open_setting(training: Training, group: Group) -> Setting:
     if training.data is not None:
         if not kind.reads_shards:
             able = [name for name in kind_names() if kind_of(name).reads_shards]
-            raise ValueError(f"--data: {training.network} learns from rendered truth alone; from shards learn {', '.join(able)}")
+            raise SettingError(f"--data: {training.network} learns from rendered truth alone; from shards learn {', '.join(able)}")
         assert pack is not None
         pictures = ShardPictures.open(training.data, size=pack.size, latents=kind.reads_latents, image_ext=training.image_ext)
     return Setting(group=group, pack=pack, pictures=pictures, precision=training.precision)

@@ -50,6 +50,10 @@ class Watch:
         if self._storage.exists(LOG):
             lines = [json.loads(line) for line in self._storage.read(LOG).decode().splitlines()]
             self._lines = [line for line in lines if line["step"] <= step]
+        if self._recorder is not None:  # what a killed process had not handed over; the rest it knows
+            for line in self._lines:
+                figures = {key: float(str(value)) for key, value in line.items() if key not in ("step", "of", "s")}
+                self._recorder.metrics(int(str(line["step"])), figures)
         self._say(f"{self._name} goes on at step {step} of {self._steps}")
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
@@ -58,7 +62,7 @@ class Watch:
             return
         elapsed = time.monotonic() - self._start
         per_s = (step - self._first) / max(elapsed, 1e-9)
-        line: dict[str, object] = {"step": step, "of": self._steps, "s": round(elapsed, 1)}
+        line: dict[str, object] = {"step": step, "of": self._steps, "s": round(elapsed, 4)}
         line |= {key: float(f"{value:.7g}") for key, value in figures.items()}
         images = figures.get("images")
         rate = {"images_per_s": round(images / step * per_s, 2)} if images is not None else {}

@@ -1,0 +1,92 @@
+"""Measure what hosting a training in Ray Train costs per step, and how closely two workers follow one. Prints JSON; exit 1 beyond a limit.
+
+python -m benchmarks.train_workers [--steps 50] [--rounds 3]
+
+`curve_*`: the largest relative difference of the loss between one and two workers with the same global batch and seed, in float32.
+`overhead`: median time of a step of two workers under Ray Train over that under torchrun, the runs taking turns.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonargparse
+import yaml
+
+FLOORS = Path(__file__).with_name("floors.yaml")
+ROOT = Path(__file__).parents[1]
+JOB = str(ROOT / "jobs" / "train.py")
+TRAIN = [sys.executable, JOB]
+QUIET = ["--tracking.enabled", "false", "--loop.log_every", "1", "--loop.sheet_every", "0", "--loop.checkpoint_every", "100000"]
+SETTINGS = {
+    "hypereditor": ["--settings.pictures", "200", "--settings.measured", "4", "--settings.phases"],
+    "e4e": ["--settings.pictures", "400", "--settings.steps"],
+}
+WARM_UP = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to measure.
+
+    Args:
+        steps: Steps of every training.
+        rounds: Trainings of each host for the overhead.
+    """
+
+    steps: int = 50
+    rounds: int = 3
+
+
+def train(network: str, folder: Path, *, steps: int, workers: int, ray: bool, precision: str) -> list[dict[str, float]]:
+    """Run a training and return its log, a line per step."""
+    launcher = TRAIN
+    hosted = ["--workers.count", str(workers), "--workers.threads", "1"] if ray else ["--plain", "--workers.threads", "1"]
+    if not ray and workers > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), JOB]
+    value = f"[[{steps}, 1.0]]" if network == "hypereditor" else str(steps)
+    flags = ["--network", network, "--output", str(folder), "--precision", precision, *QUIET, *hosted, *SETTINGS[network], value]
+    done = subprocess.run([*launcher, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{network} with {workers} worker(s) ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def curve(network: str, folder: Path, *, steps: int) -> float:
+    """Return the largest relative difference of the losses of one and two workers."""
+    one, two = (
+        train(network, folder / f"{network}-{workers}", steps=steps, workers=workers, ray=False, precision="float32") for workers in (1, 2)
+    )
+    return max(abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in zip(one, two, strict=True))
+
+
+def step_s(folder: Path, *, steps: int, ray: bool) -> float:
+    """Return the median time of a step of two workers."""
+    times = [line["s"] for line in train("hypereditor", folder, steps=steps, workers=2, ray=ray, precision="bf16")]
+    return statistics.median(b - a for a, b in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False))
+
+
+def main() -> int:
+    """Measure; return 1 when a figure is beyond its limit."""
+    options = jsonargparse.auto_cli(Options, as_positional=False)
+    limits: dict[str, float] = yaml.safe_load(FLOORS.read_text())["train_workers"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = {f"curve_{network}": curve(network, folder, steps=options.steps) for network in SETTINGS}
+        turns = [(step_s(folder / f"p{i}", steps=options.steps, ray=False), step_s(folder / f"r{i}", steps=options.steps, ray=True))
+                 for i in range(options.rounds)]  # fmt: skip
+    plain, ray = (statistics.median(column) for column in zip(*turns, strict=True))
+    found |= {"plain_step_s": plain, "ray_step_s": ray, "overhead": ray / plain}
+    beyond = [figure for figure, limit in limits.items() if found[figure] > limit]
+    print(json.dumps({"benchmark": "train_workers", **found, "limits": limits, "beyond_limit": beyond}))
+    return 1 if beyond else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
