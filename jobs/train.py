@@ -19,14 +19,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from hosting.config import parse_train_config
+from hosting.job import run_train_job, say
+from hosting.ray_train import StopMark, TrainingError
 from models.instruction import InstructionError
 from models.pack_format import PackError
 from pipeline.config import ConfigError
 from pipeline.lock import OutputError
 from pipeline.shards import InputError
-from pipeline.train_config import parse_train_config
-from pipeline.train_host import StopMark, TrainingError
-from pipeline.train_job import run_train_job, say
 from training.checkpoint import CheckpointError
 from training.objective import SettingError
 from training.shards import DataError

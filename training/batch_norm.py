@@ -20,11 +20,12 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Keep the shape; in evaluation the running statistics are used."""
         if not self.training or self.group.world == 1:
             return super().forward(x_BCHW)
-        mean_C, variance_C = self._moments(x_BCHW.float())
+        wide_BCHW = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
+        mean_C, variance_C = self._moments(wide_BCHW)
         self._remember(mean_C.detach(), variance_C.detach(), count=x_BCHW.numel() // x_BCHW.shape[1] * self.group.world)
         scale_C = self.weight * (variance_C + self.eps).rsqrt()
         shift_C = self.bias - mean_C * scale_C
-        return x_BCHW * scale_C.to(x_BCHW.dtype)[:, None, None] + shift_C.to(x_BCHW.dtype)[:, None, None]
+        return (wide_BCHW * scale_C[:, None, None] + shift_C[:, None, None]).to(x_BCHW.dtype)
 
     def _moments(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance: those of the workers, joined (Chan et al. 1979), in one exchange."""
@@ -51,5 +52,3 @@ def share_batch_norms(module: nn.Module, group: Group) -> None:
         if type(child) is nn.BatchNorm2d:
             child.__class__ = GlobalBatchNorm2d
             child.group = group  # type: ignore[assignment]
-
-

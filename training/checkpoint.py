@@ -20,6 +20,7 @@ FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d{8})\.safetensors")
 MARK, TREE = "tensor:", "tree"
 NUMBERED = "numbered:"  # JSON turns the keys of a dict into texts: optimisers number their parameters
+TEXT = "text:"  # before a text that would be read as one of these marks
 
 
 class CheckpointError(ValueError):
@@ -36,10 +37,12 @@ def pack_tree(tree: Mapping[str, object]) -> bytes:
             tensors[name] = value.detach().cpu().clone().contiguous()
             return name
         if isinstance(value, Mapping):
-            return {f"{NUMBERED}{key}" if isinstance(key, int) else str(key): plain(item) for key, item in value.items()}
+            return {_plain_key(key): plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
-        if value is None or isinstance(value, bool | int | float | str):
+        if isinstance(value, str):
+            return _marked(value)
+        if value is None or isinstance(value, bool | int | float):
             return value
         raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}: {value!r}")
 
@@ -52,23 +55,37 @@ def unpack_tree(data: bytes) -> dict[str, object]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         tensors, tree = load(data), json.loads(header["__metadata__"][TREE])
-    except (SafetensorError, ValueError, KeyError) as error:
+        result = _filled(tree, tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"not a checkpoint: {type(error).__name__}: {error}") from error
-
-    def filled(value: object) -> object:
-        if isinstance(value, str) and value.startswith(MARK):
-            return tensors[value]
-        if isinstance(value, dict):
-            return {_key(key): filled(item) for key, item in value.items()}
-        return [filled(item) for item in value] if isinstance(value, list) else value
-
-    result = filled(tree)
-    assert isinstance(result, dict)
+    if not isinstance(result, dict):
+        raise CheckpointError(f"not a checkpoint: expected a dict, found a {type(result).__name__}")
     return result
 
 
+def _filled(value: object, tensors: Mapping[str, Tensor]) -> object:
+    """Put the tensors back where their names stand, and take the marks off keys and texts."""
+    if isinstance(value, str):
+        return tensors[value] if value.startswith(MARK) else value.removeprefix(TEXT)
+    if isinstance(value, dict):
+        return {_key(key): _filled(item, tensors) for key, item in value.items()}
+    return [_filled(item, tensors) for item in value] if isinstance(value, list) else value
+
+
+def _marked(text: str) -> str:
+    return TEXT + text if text.startswith((MARK, NUMBERED, TEXT)) else text
+
+
+def _plain_key(key: object) -> str:
+    if isinstance(key, str):
+        return _marked(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return f"{NUMBERED}{key}"
+    raise TypeError(f"a checkpoint cannot hold the key {key!r}: expected a text or a whole number")
+
+
 def _key(text: str) -> str | int:
-    return int(text.removeprefix(NUMBERED)) if text.startswith(NUMBERED) else text
+    return int(text.removeprefix(NUMBERED)) if text.startswith(NUMBERED) else text.removeprefix(TEXT)
 
 
 class Checkpoints:
@@ -84,10 +101,12 @@ class Checkpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def write(self, step: int, tree: Mapping[str, object]) -> None:
-        """Write a checkpoint and drop those beyond the newest `keep`."""
+        """Write a checkpoint and drop those beyond the newest `keep`, and later ones: they were passed over."""
         self._storage.write(self._path(step), pack_tree({"step": step, **tree}))
-        for old in self.steps()[: -self._keep]:
-            self._storage.remove(self._path(old))
+        steps = self.steps()
+        kept = [other for other in steps if other <= step][-self._keep :]
+        for other in set(steps) - set(kept):
+            self._storage.remove(self._path(other))
 
     def newest(self) -> dict[str, object] | None:
         """Return the newest readable checkpoint, None where there is none; one that cannot be read is said and passed over."""

@@ -1,4 +1,4 @@
-"""The one training loop: plain torch, one process per worker. Ray Train only starts these processes (pipeline/train_host.py).
+"""The one training loop: plain torch, one process per worker. Ray Train only starts these processes (hosting/ray_train.py).
 
 A step is a function of the state before it and of (seed, step) alone, so a training that was killed and goes on from a checkpoint ends
 with the weights of one that was never disturbed. Several workers follow the curve of one with the same global batch.
@@ -95,6 +95,7 @@ class _Training:
         self.average = Average(objective.net, decay=objective.average) if objective.average is not None else None
         self.best: dict[str, object] = {}
         self.step, self.before_s, self.start = 0, 0.0, time.monotonic()
+        self.saved_s = 0.0
         self._resume()
 
     def run(self, should_stop: Callable[[], bool]) -> Fitted:
@@ -115,11 +116,12 @@ class _Training:
                     self._choose()
                 stop = not last and self.step % STOP_EVERY == 0 and self.group.any(should_stop())
                 if last or stop or self.step % config.checkpoint_every == 0:
+                    self._logged(figures)  # raises, so that no checkpoint keeps broken weights
                     self._checkpoint()
                 if stop:
-                    return Fitted(step=self.step, finished=False, seconds=self.seconds)
+                    return Fitted(step=self.step, finished=False, seconds=self.saved_s)
         self._load_best()
-        return Fitted(step=self.step, finished=True, seconds=self.seconds, best=self.best)
+        return Fitted(step=self.step, finished=True, seconds=self.saved_s, best=self.best)
 
     @property
     def seconds(self) -> float:
@@ -129,7 +131,7 @@ class _Training:
         """Yield this worker's shares of every step's batch."""
         if not self.objective.ahead:
             return (self._draw(step) for step in range(self.step, self.objective.steps))
-        return iter(stack.enter_context(Prefetcher(self._draw, start=self.step, ahead=self.objective.ahead)))
+        return iter(stack.enter_context(Prefetcher(self._draw, start=self.step, stop=self.objective.steps, ahead=self.objective.ahead)))
 
     def _draw(self, step: int) -> list[object]:
         objective, group = self.objective, self.group
@@ -207,21 +209,25 @@ class _Training:
         self.objective.eval()
 
     def _checkpoint(self) -> None:
+        self.saved_s = self.seconds
         if self.group.is_first:
+            self.watch.saves()  # before the checkpoint: what a log says too much is forgotten, what it lacks is lost
             tree: dict[str, object] = {
                 "fingerprint": self.fingerprint,
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state if self.average is not None else None,
                 "best": self.best,
-                "seconds": self.seconds,
+                "seconds": self.saved_s,
             }
             self.checkpoints.write(self.step, tree)
-            self.watch.saved(self.step)
         self.group.wait()
 
     def _resume(self) -> None:
         found = self.checkpoints.newest()
+        steps = self.group.gather(torch.tensor([-1 if found is None else int(found["step"])], device=self.group.device)).tolist()  # type: ignore[call-overload]
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"the workers read checkpoints of different steps ({steps}): expected an --output that all of them see")
         if found is None:
             return
         if found["fingerprint"] != self.fingerprint:
@@ -235,7 +241,7 @@ class _Training:
         if self.average is not None:
             self.average.load(found["average"])  # type: ignore[arg-type]
         self.best = dict(found["best"])  # type: ignore[call-overload]
-        self.before_s = float(found["seconds"])  # type: ignore[arg-type]
+        self.before_s = self.saved_s = float(found["seconds"])  # type: ignore[arg-type]
         self.watch.resumed(self.step)
 
 

@@ -32,7 +32,7 @@ class Recorder(Protocol):
 
 
 class Watch:
-    """Report for the first worker; the others' is silent. The log is written with every checkpoint and so ends where one is."""
+    """Report for the first worker; the others' is silent. The log is written just before every checkpoint and so ends where one is."""
 
     def __init__(
         self, output: str, *, name: str, steps: int, silent: bool = False, recorder: Recorder | None = None, say: Say | None = None
@@ -84,8 +84,8 @@ class Watch:
         if self._recorder is not None:
             self._recorder.picture(step, png)
 
-    def saved(self, step: int) -> None:
-        """Write the log: there is a checkpoint of this step."""
+    def saves(self) -> None:
+        """Write the log: a checkpoint is about to be written."""
         if not self._silent:
             self._storage.write(LOG, "".join(json.dumps(line) + "\n" for line in self._lines).encode(), durable=False)
 

@@ -85,7 +85,7 @@ def test_links_and_file_names_lead_somewhere(document: Path) -> None:
     text = document.read_text()
     linked = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
     missing = [target for target in linked if target and not (document.parent / target).exists()]
-    tops = "portraits|models|training|pipeline|jobs|evaluation|trt_engines|configs|tests|docs"
+    tops = "portraits|models|training|pipeline|hosting|jobs|evaluation|trt_engines|configs|tests|docs"
     named = re.findall(rf"`((?:{tops})/[\w./-]+\.(?:py|yaml|md|j2))", text)
     missing += [target for target in named if not (ROOT / target).exists()]
     assert not missing

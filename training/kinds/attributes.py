@@ -135,6 +135,4 @@ def predicted(net: AttributeNet, bank: Tensor) -> Tensor:
     return torch.cat([(net.probabilities(to_float(part).to(device_of(net))) > 0.5).cpu() for part in bank.split(500)])
 
 
-KIND = Kind(
-    config=AttributesConfig, objective=AttributesObjective, network="attributes", summary="classifier of attributes and styles"
-)
+KIND = Kind(config=AttributesConfig, objective=AttributesObjective, network="attributes", summary="classifier of attributes and styles")

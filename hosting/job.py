@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hosting.config import TrainConfig
+from hosting.ray_train import PROGRESS, STOP, StopMark, host
 from models.pack import Pack
 from pipeline.config import ConfigError
 from pipeline.lock import WORK, FolderLock
@@ -17,8 +19,6 @@ from pipeline.plan import shared_path
 from pipeline.registry import SCHEME, PackSource, find_pack, register_pack
 from pipeline.storage import Storage
 from pipeline.tracking import tracking_uri
-from pipeline.train_config import TrainConfig
-from pipeline.train_host import PROGRESS, STOP, StopMark, host
 from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, git_commit, open_run
 from training.checkpoint import Checkpoints
 from training.group import Group, launched_group

@@ -138,11 +138,12 @@ def _of_file(file: str) -> str | None:
 
 
 def _flag(argv: Sequence[str], name: str) -> str | None:
-    for i, word in enumerate(argv):
-        match = re.fullmatch(f"{name}=(.*)", word)
+    """Return what a flag says; said twice, the last counts, as in argparse."""
+    for i in reversed(range(len(argv))):
+        match = re.fullmatch(f"{name}=(.*)", argv[i])
         if match:
             return match[1]
-        if word == name and i + 1 < len(argv):
+        if argv[i] == name and i + 1 < len(argv):
             return argv[i + 1]
     return None
 

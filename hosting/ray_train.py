@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hosting.config import TrainWorkersConfig
 from pipeline.cluster import Cluster, connect, disconnect, offer_token
 from pipeline.config import ConfigError
 from pipeline.lock import WORK
 from pipeline.registry import PackSource
 from pipeline.storage import Storage
-from pipeline.train_config import TrainWorkersConfig
 from pipeline.training_run import Run, RunWriter
 from training.group import Group
 from training.run import RESULT, Result, Training, run_training
@@ -115,9 +115,7 @@ class Progress:
         return list(told["lines"][-new:]) if new else []
 
 
-def host(
-    training: Training, workers: TrainWorkersConfig, run: Run, *, pack: PackSource | None, say: Callable[[str], None]
-) -> Result:
+def host(training: Training, workers: TrainWorkersConfig, run: Run, *, pack: PackSource | None, say: Callable[[str], None]) -> Result:
     """Run a training on the cluster of RAY_ADDRESS or on this machine. Raises ConfigError, or TrainingError when workers fail for good."""
     offer_token()
     os.environ |= {name: value for name, value in SETTINGS.items() if name not in os.environ}

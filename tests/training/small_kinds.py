@@ -1,0 +1,82 @@
+"""Small settings for every kind of network, and trainings with them: the frozen networks come from the committed pack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.pack import Pack
+from training.group import Group
+from training.kinds.attributes import AttributesConfig
+from training.kinds.clip import ClipConfig
+from training.kinds.e4e import EncoderConfig
+from training.kinds.generator import GeneratorConfig
+from training.kinds.hypereditor import HyperEditorConfig
+from training.kinds.identity import IdentityConfig
+from training.kinds.landmarks import LandmarksConfig
+from training.kinds.mapping import MappingConfig
+from training.kinds.w_encoder import WEncoderConfig
+from training.loop import LoopConfig
+from training.objective import Objective, Setting, build_objective
+from training.run import Result, Training, run_training
+
+PACK = Path(__file__).resolve().parents[2] / "packs" / "portraits64"
+
+SMALL: dict[str, object] = {
+    "attributes": AttributesConfig(widths=(8, 16, 16, 16), pictures=128, steps=25, batch=32, measured=80),
+    "clip": ClipConfig(merges=200, pairs=64, steps=10, pairwise_steps=6, batch=16, measured=60),
+    "e4e": EncoderConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=64, steps=20, batch=6, picture_every=10),
+    "generator": GeneratorConfig(go_on=True, features=1.0, steps=6, batch=4, measured=20),
+    "hypereditor": HyperEditorConfig(
+        only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=48, phases=((10, 1.0), (10, 0.1)), batch=4, measured=10
+    ),
+    "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=25, batch=24, measured=20),
+    "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=64, empty=16, steps=20, batch=16, measured=20),
+    "mapping": MappingConfig(steps=30, batch=16, measured=20),
+    "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=64, steps=20, batch=6, picture_every=10),
+}
+
+
+@lru_cache(maxsize=1)
+def frozen() -> Pack:
+    """Return the committed pack; its networks are only read."""
+    return Pack.load(PACK)
+
+
+def objective_of(network: str, settings: object | None = None, *, group: Group | None = None) -> Objective[object]:
+    """Return a small objective, ready to draw."""
+    setting = Setting(group=group or Group(), pack=frozen(), precision="float32")
+    objective = build_objective(network, settings or SMALL[network], setting)
+    objective.prepare()
+    return objective
+
+
+def train(network: str, output: Path, *, should_stop: Callable[[], bool] = lambda: False, pack: Path = PACK) -> Result:
+    """Run a whole small training."""
+    training = Training(
+        network=network, settings=SMALL[network], output=str(output), pack=str(pack), precision="float32",
+        loop=LoopConfig(checkpoint_every=10, log_every=1, sheet_every=0),
+    )  # fmt: skip
+    return run_training(training, Group(), say=lambda _: None, should_stop=should_stop)
+
+
+def weights(output: Path, network: str) -> dict[str, Tensor]:
+    """Return what the pack in an output holds of a network."""
+    pack = Pack.load(output / "pack")
+    return pack.network(network, torch.nn.Module).state_dict() | pack.extra(network)
+
+
+def log_of(output: Path) -> list[dict[str, float]]:
+    """Return the lines of an output's log without timings."""
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("s", "images_per_s")} for line in lines]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Say whether two sets of tensors are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
