@@ -93,15 +93,11 @@ class TrainConfig:
 
 def parse_train_config(argv: Sequence[str]) -> tuple[TrainConfig, object]:
     """Fill a TrainConfig and the settings of its network from flags and YAML. Raises ConfigError."""
-    kind = kind_of(_network(argv))
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="train.py", description=f"Train the {kind.summary}. --help after --network NAME shows its settings.",
-        exit_on_error=False, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_class_arguments(TrainConfig, fail_untyped=True)
-    parser.add_class_arguments(kind.config, "settings", fail_untyped=True)
+    network = _network(argv)
+    parser = _parser(network)
+    if network is None:
+        parser.print_help()
+        raise SystemExit(0)
     options = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     try:
         values = parser.instantiate(parser.parse_args([_switch(argv, i) for i in range(len(argv))]))
@@ -113,15 +109,33 @@ def parse_train_config(argv: Sequence[str]) -> tuple[TrainConfig, object]:
     return config, values.settings
 
 
-def _network(argv: Sequence[str]) -> str:
-    """Return the network that flags or the config file name: it decides which settings there are."""
+def _parser(network: str | None) -> jsonargparse.ArgumentParser:
+    """Return the parser of all options; without a network, of those that every network has."""
+    what = f"Train the {kind_of(network).summary}." if network else "Train one network."
+    more = "" if network else f" With --network NAME, --help shows that network's settings too. Networks: {_kinds()}."
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog="train.py", description=what + more, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_class_arguments(TrainConfig, fail_untyped=True)
+    if network:
+        parser.add_class_arguments(kind_of(network).config, "settings", fail_untyped=True)
+    return parser
+
+
+def _kinds() -> str:
+    return ", ".join(f"{name} ({kind_of(name).summary})" for name in kind_names())
+
+
+def _network(argv: Sequence[str]) -> str | None:
+    """Return the network that flags or the config file name: it decides which settings there are. None asks for general help."""
     found = _flag(argv, "--network")
     file = _flag(argv, "--config")
     if found is None and file is not None:
         found = _of_file(file)
     if found is None:
-        names = ", ".join(f"{name} ({kind_of(name).summary})" for name in kind_names())
-        raise ConfigError(f"--network: none given; expected one of {names}")
+        if {"-h", "--help"} & set(argv):
+            return None
+        raise ConfigError(f"--network: none given; expected one of {_kinds()}")
     if found not in kind_names():
         raise ConfigError(f"--network {found}: {nearest(found, kind_names())}")
     return found

@@ -29,7 +29,7 @@ from training.watch import LOG
 from training.watch import to_terminal as say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NO_PACK = "none"
 
@@ -101,9 +101,10 @@ def _check_batch(objective: Objective[object], config: TrainConfig) -> None:
         raise ConfigError(f"--settings.batch, --workers.count, --loop.accumulate: {error}") from error
 
 
-def run_train_job(config: TrainConfig, settings: object) -> dict[str, object] | None:
+def run_train_job(config: TrainConfig, settings: object, *, started: Callable[[], None]) -> dict[str, object] | None:
     """Train, or go on with a training that was stopped; return what came out, None where another worker of torchrun's tells.
 
+    `started` is called once there is something that a stop mark can stop.
     Raises ConfigError, OutputError, PackError or another ValueError before anything starts; TrainingError when workers fail for good.
     """
     plan = make_train_plan(config, settings)
@@ -118,6 +119,7 @@ def run_train_job(config: TrainConfig, settings: object) -> dict[str, object] | 
         return {"dry_run": True, "network": training.network, "steps": plan.steps, "done": plan.done, "output": training.output}
     with _held(training.output):
         StopMark(training.output).clear()
+        started()
         run = _open(config, plan)
         try:
             result = _plain(training, group, run) if config.plain else host(training, config.workers, run, pack=plan.pack, say=say)

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 from hosting.config import parse_train_config
@@ -39,10 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the job and return its exit code."""
     try:
         config, settings = parse_train_config(argv)
-        stop = stopper(config.output)
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
-        summary = run_train_job(config, settings)
+        summary = run_train_job(config, settings, started=lambda: stop_at_checkpoint(config.output))
     except USER_ERRORS as error:
         print(f"train: {error}", file=sys.stderr, flush=True)
         return WRONG
@@ -65,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     return DONE
 
 
-def stopper(output: str) -> Callable[[int, FrameType | None], None]:
-    """Return a handler that asks the workers to stop at a checkpoint, the first time, and leaves at once, the second."""
+def stop_at_checkpoint(output: str) -> None:
+    """From now on, let a signal ask the workers to stop at a checkpoint, the first time, and leave at once, the second."""
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, _leave)
@@ -74,7 +71,8 @@ def stopper(output: str) -> Callable[[int, FrameType | None], None]:
         say("stopping at a checkpoint; once more to leave at once")
         StopMark(output).set()
 
-    return handle
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:

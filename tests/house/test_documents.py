@@ -68,9 +68,13 @@ def test_make_help_lists_every_target() -> None:
 
 @pytest.mark.parametrize(("job", "flags"), job_flags(), ids=lambda value: value if isinstance(value, str) else "")
 def test_jobs_and_flags_in_documents_exist(job: str, flags: list[str]) -> None:
-    shown = subprocess.run([sys.executable, job, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    known = set(re.findall(r"--[\w.]+", shown.stdout))
+    networks = re.findall(rf"{job}.* --network (\w+)", "\n".join(command for _, command in ALL_COMMANDS))
+    shown = ""
+    for more in [[], *([["--network", networks[0]]] if networks else [])]:
+        helped = subprocess.run([sys.executable, job, *more, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert helped.returncode == 0, helped.stderr[-2000:]
+        shown += helped.stdout
+    known = set(re.findall(r"--[\w.]+", shown))
     assert set(flags) <= known, f"{job} has no {sorted(set(flags) - known)}"
 
 
