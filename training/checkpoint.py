@@ -1,10 +1,12 @@
 """Checkpoints of a training: nested dicts and lists of tensors and plain values in one safetensors file, so that nothing is unpickled.
 
-The newest one that can be read counts: each is written whole or not at all, and the last ones before it stay.
+The newest one that can be read counts: each is written whole or not at all, and the last ones before it stay. A digest in the header
+covers every byte of the file, so that garbled weights are passed over too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -18,7 +20,8 @@ from pipeline.storage import Storage
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d{8})\.safetensors")
-MARK, TREE = "tensor:", "tree"
+MARK, TREE, DIGEST = "tensor:", "tree", "sha256"
+UNKNOWN = "0" * 64  # stands for the digest while it is computed
 NUMBERED = "numbered:"  # JSON turns the keys of a dict into texts: optimisers number their parameters
 TEXT = "text:"  # before a text that would be read as one of these marks
 
@@ -46,14 +49,15 @@ def pack_tree(tree: Mapping[str, object]) -> bytes:
             return value
         raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}: {value!r}")
 
-    return save(tensors, metadata={TREE: json.dumps(plain(tree))})
+    return _signed(save(tensors, metadata={TREE: json.dumps(plain(tree)), DIGEST: UNKNOWN}))
 
 
 def unpack_tree(data: bytes) -> dict[str, object]:
     """Read back what `pack_tree` wrote; tuples come back as lists. Raises CheckpointError."""
     try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
+        header = json.loads(data[8 : _header_end(data)])
+        if header["__metadata__"][DIGEST] != _digest(data, header["__metadata__"][DIGEST]):
+            raise ValueError("its bytes are not those that were written")
         tensors, tree = load(data), json.loads(header["__metadata__"][TREE])
         result = _filled(tree, tensors)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -61,6 +65,27 @@ def unpack_tree(data: bytes) -> dict[str, object]:
     if not isinstance(result, dict):
         raise CheckpointError(f"not a checkpoint: expected a dict, found a {type(result).__name__}")
     return result
+
+
+def _header_end(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _entry(digest: str) -> bytes:
+    return f'"{DIGEST}":"{digest}"'.encode()  # quotes are escaped inside the tree, so nothing else reads like this
+
+
+def _digest(data: bytes, found: str) -> str:
+    """Return the digest of all bytes, with `found` in the header unknown."""
+    end = _header_end(data)
+    digest = hashlib.sha256(data[:end].replace(_entry(found), _entry(UNKNOWN)))
+    digest.update(memoryview(data)[end:])
+    return digest.hexdigest()
+
+
+def _signed(data: bytes) -> bytes:
+    end = _header_end(data)
+    return data[:end].replace(_entry(UNKNOWN), _entry(_digest(data, UNKNOWN))) + data[end:]
 
 
 def _filled(value: object, tensors: Mapping[str, Tensor]) -> object:

@@ -116,7 +116,8 @@ class _Training:
                     self._choose()
                 stop = not last and self.step % STOP_EVERY == 0 and self.group.any(should_stop())
                 if last or stop or self.step % config.checkpoint_every == 0:
-                    self._logged(figures)  # raises, so that no checkpoint keeps broken weights
+                    self._logged(figures)
+                    self._check_weights()
                     self._checkpoint()
                 if stop:
                     return Fitted(step=self.step, finished=False, seconds=self.saved_s)
@@ -177,6 +178,15 @@ class _Training:
             )
         done = self.step * self.objective.batch
         return shown | {"learning_rate": self.objective.rate(self.step - 1), "images": float(done)}
+
+    def _check_weights(self) -> None:
+        """Raise FloatingPointError before a checkpoint keeps broken weights: a loss can be a number while its gradient is none."""
+        for name, value in self.objective.named_parameters():
+            if not torch.isfinite(value).all():
+                raise FloatingPointError(
+                    f"the weights {name} are not numbers after step {self.step}: lower the learning rate, or try --precision float32; "
+                    "the last checkpoint is from before that"
+                )
 
     def _sheet(self) -> None:
         if self.group.is_first:
