@@ -44,6 +44,7 @@ class EncoderConfig:
     delta: float = 2e-4
     picture_every: int = 3
     seed: int = 61
+    measured: int = 1000
 
 
 def build(config: EncoderConfig, generator: Generator) -> Encoder4Editing | WEncoder:
@@ -162,7 +163,8 @@ class EncoderObjective(Objective[Batch]):
         if self.setting.pictures is not None:
             rows = self.setting.rows.validation if split == "validation" else self.setting.rows.held_out
             return measure_pictures(self.net, frozen=frozen, bank=self.setting.pictures.pictures(rows))
-        return measure(self.net, frozen=frozen, seed=SEEDS[split] + 6, pictures=1000 if split == "held_out" else 300)
+        count = self.config.measured if split == "held_out" else min(300, self.config.measured)
+        return measure(self.net, frozen=frozen, seed=SEEDS[split] + 6, pictures=count)
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """Return the identity similarity."""
