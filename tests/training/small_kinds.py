@@ -22,24 +22,25 @@ from training.kinds.landmarks import LandmarksConfig
 from training.kinds.mapping import MappingConfig
 from training.kinds.w_encoder import WEncoderConfig
 from training.loop import LoopConfig
-from training.objective import Objective, Setting, build_objective
+from training.objective import Objective, Setting, build_objective, kind_of
 from training.run import Result, Training, run_training
 
 PACK = Path(__file__).resolve().parents[2] / "packs" / "portraits64"
 
 SMALL: dict[str, object] = {
-    "attributes": AttributesConfig(widths=(8, 16, 16, 16), pictures=128, steps=25, batch=32, measured=80),
-    "clip": ClipConfig(merges=200, pairs=64, steps=10, pairwise_steps=6, batch=16, measured=60),
-    "e4e": EncoderConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=64, steps=20, batch=6, picture_every=10),
-    "generator": GeneratorConfig(go_on=True, features=1.0, steps=6, batch=4, measured=20),
+    "attributes": AttributesConfig(widths=(8, 16, 16, 16), pictures=96, steps=15, batch=16, measured=80),
+    "clip": ClipConfig(merges=200, pairs=32, steps=8, pairwise_steps=7, batch=8, measured=60),
+    "e4e": EncoderConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=40, steps=15, batch=6, picture_every=5, measured=20),
+    "generator": GeneratorConfig(go_on=True, features=1.0, steps=10, batch=2, measured=20),
     "hypereditor": HyperEditorConfig(
-        only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=48, phases=((10, 1.0), (10, 0.1)), batch=4, measured=10
+        only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=48, phases=((10, 1.0), (5, 0.1)), batch=4, measured=6
     ),
-    "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=25, batch=24, measured=20),
-    "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=64, empty=16, steps=20, batch=16, measured=20),
-    "mapping": MappingConfig(steps=30, batch=16, measured=20),
-    "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=64, steps=20, batch=6, picture_every=10),
+    "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=15, batch=24, measured=20),
+    "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=64, empty=16, steps=15, batch=16, measured=20),
+    "mapping": MappingConfig(steps=15, batch=16, measured=20),
+    "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=40, steps=15, batch=6, picture_every=5, measured=20),
 }
+"""All steps are divisible by the loop's look at whether to stop."""
 
 
 @lru_cache(maxsize=1)
@@ -56,19 +57,19 @@ def objective_of(network: str, settings: object | None = None, *, group: Group |
     return objective
 
 
-def train(network: str, output: Path, *, should_stop: Callable[[], bool] = lambda: False, pack: Path = PACK) -> Result:
-    """Run a whole small training."""
+def train(network: str, output: Path, *, should_stop: Callable[[], bool] = lambda: False, group: Group | None = None) -> Result:
+    """Run a small training from the committed pack, as one worker of a group."""
     training = Training(
-        network=network, settings=SMALL[network], output=str(output), pack=str(pack), precision="float32",
+        network=network, settings=SMALL[network], output=str(output), pack=str(PACK), precision="float32",
         loop=LoopConfig(checkpoint_every=10, log_every=1, sheet_every=0),
     )  # fmt: skip
-    return run_training(training, Group(), say=lambda _: None, should_stop=should_stop)
+    return run_training(training, group or Group(), say=lambda _: None, should_stop=should_stop)
 
 
 def weights(output: Path, network: str) -> dict[str, Tensor]:
-    """Return what the pack in an output holds of a network."""
-    pack = Pack.load(output / "pack")
-    return pack.network(network, torch.nn.Module).state_dict() | pack.extra(network)
+    """Return what the pack in an output holds of the network that a kind trains."""
+    pack, name = Pack.load(output / "pack"), kind_of(network).network
+    return pack.network(name, torch.nn.Module).state_dict() | pack.extra(name)
 
 
 def log_of(output: Path) -> list[dict[str, float]]:
