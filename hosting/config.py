@@ -87,6 +87,9 @@ class TrainConfig:
             raise ConfigError(f"--workers.threads {workers.threads}: expected 1 or more")
         if workers.max_failures < 0:
             raise ConfigError(f"--workers.max_failures {workers.max_failures}: expected 0 or more")
+        gpus = workers.gpus
+        if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+            raise ConfigError(f"--workers.gpus {gpus:g}: expected 0, a fraction of one card such as 0.5, or a whole number")
         if self.plain and workers.count > 1:
             raise ConfigError("--plain runs one worker per process: leave --workers.count out, and start several with torchrun")
 
