@@ -1,0 +1,120 @@
+"""The recipe of a whole pack: stages in order, results that are taken again only for their own settings, and the joined pack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.pack import Pack, add_file, start_pack, write_network
+from tests.training.small_kinds import frozen
+from training.kinds.identity import IdentityConfig
+from training.objective import kind_of
+from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe
+from training.run import PACK, RESULT
+
+NAMES = tuple(recipe().stages)
+
+
+def trained(plan: Recipe, name: str) -> str:
+    return kind_of(plan.stages[name].network).network
+
+
+def changed(plan: Recipe, name: str, settings: object) -> Recipe:
+    return replace(plan, stages={**plan.stages, name: replace(plan.stages[name], settings=settings)})
+
+
+def upstream(plan: Recipe, name: str) -> set[str]:
+    needs = set(plan.stages[name].needs.values())
+    return needs.union(*(upstream(plan, need) for need in needs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_need_only_earlier_ones_that_train_what_they_lean_on(name: str) -> None:
+    plan = recipe()
+    stage, kind = plan.stages[name], kind_of(plan.stages[name].network)
+    assert type(stage.settings) is kind.config
+    for network, need in stage.needs.items():
+        assert NAMES.index(need) < NAMES.index(name) and trained(plan, need) == network
+    assert set(kind.needs) <= set(stage.needs)
+
+
+def test_the_pack_has_every_network_once() -> None:
+    plan = recipe()
+    packed = plan.packed()
+    assert sorted(trained(plan, name) for name in packed) == sorted(frozen().info.networks)
+    assert "generator" in packed and not {"base", "refined", "directional", "global"} & set(packed)
+    used = set(packed).union(*(upstream(plan, name) for name in packed))
+    assert set(NAMES) - used == {name for name in NAMES if plan.stages[name].ablation}
+
+
+def test_a_setting_changes_its_stage_and_those_that_build_on_it() -> None:
+    plan = recipe()
+    other = changed(plan, "identity", IdentityConfig(steps=7))
+    differ = {name for name in NAMES if plan.fingerprint(name) != other.fingerprint(name)}
+    assert differ == {"identity", *(name for name in NAMES if "identity" in upstream(plan, name))}
+    assert {"e4e", "hypereditor"} <= differ and not {"clip", "base", "refined", "generator"} & differ
+    assert plan.whole_fingerprint() != other.whole_fingerprint() and plan.whole_fingerprint() == recipe().whole_fingerprint()
+    assert len({plan.fingerprint(name) for name in NAMES}) == len(NAMES)
+
+
+def test_a_result_counts_only_for_its_own_settings(tmp_path: Path) -> None:
+    plan = recipe()
+    assert not plan.is_done("identity", tmp_path)
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / DONE).write_text(plan.fingerprint("identity"))
+    assert plan.is_done("identity", tmp_path) and not plan.is_done("e4e", tmp_path)
+    assert not changed(plan, "identity", IdentityConfig(rate=1.0)).is_done("identity", tmp_path)
+
+
+def test_a_shortened_recipe_has_the_same_stages_with_less_to_do() -> None:
+    plan, short = recipe(), recipe(0.01)
+    assert tuple(short.stages) == NAMES and short.packed() == plan.packed()
+    assert all(short.stages[name].needs == plan.stages[name].needs for name in NAMES)
+    assert all(short.fingerprint(name) != plan.fingerprint(name) for name in NAMES)
+    for wrong in (0.0, 1.5, -1.0):
+        with pytest.raises(ValueError, match="scale"):
+            recipe(wrong)
+
+
+def results(plan: Recipe, work: Path) -> Path:
+    """Write what stages leave, with the committed pack's networks."""
+    source = frozen()
+    for number, name in enumerate(plan.stages):
+        made, network = work / name / PACK, trained(plan, name)
+        made.mkdir(parents=True)
+        (work / name / RESULT).write_text(json.dumps({"seconds": float(number)}))
+        if plan.stages[name].ablation:
+            (work / name / STRENGTHS).write_text(json.dumps({"strength": 1.5}))
+        if name in plan.packed():
+            start_pack(made, **HEAD, provenance={})  # type: ignore[arg-type]
+            net, extra, info = source.network(network, nn.Module), source.extra(network), source.info.networks[network]
+            write_network(made, network, net, config=info.config, numbers={"reached": float(number)}, extra=extra)
+    details = work / "hypereditor" / PACK / HYPEREDITOR_DETAILS
+    details.write_text(json.dumps({"smile": 1}))
+    add_file(details.parent, HYPEREDITOR_DETAILS)
+    return work
+
+
+def test_results_are_joined_into_one_pack(tmp_path: Path) -> None:
+    plan, folder = recipe(), tmp_path / "joined"
+    work = results(plan, tmp_path / "work")
+    for _ in range(2):  # again over the old one
+        join(plan, work, folder, seconds=12.34, mlflow_run="abc")
+    pack = Pack.load(folder)
+    assert set(pack.info.networks) == set(frozen().info.networks)
+    for name in plan.packed():
+        network = trained(plan, name)
+        assert pack.info.networks[network].numbers == {"reached": float(NAMES.index(name))}
+        ours, theirs = (found.network(network, nn.Module).state_dict() for found in (pack, frozen()))
+        assert all(torch.allclose(value, theirs[key], rtol=1e-3, atol=1e-6) for key, value in ours.items())
+    assert json.loads((folder / HYPEREDITOR_DETAILS).read_text()) == {"smile": 1}
+    told: Mapping[str, object] = pack.info.provenance
+    assert (told["seconds"], told["thread_seconds"], told["mlflow_run"]) == (12.3, float(sum(range(len(NAMES)))), "abc")
+    assert told["ablation"] == {"directional": {"strength": 1.5}, "global": {"strength": 1.5}}
+    assert {path.name for path in folder.iterdir()} == {"pack.yaml", *pack.info.hashes()}
