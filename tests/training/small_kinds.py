@@ -28,17 +28,17 @@ from training.run import Result, Training, run_training
 PACK = Path(__file__).resolve().parents[2] / "packs" / "portraits64"
 
 SMALL: dict[str, object] = {
-    "attributes": AttributesConfig(widths=(8, 16, 16, 16), pictures=96, steps=15, batch=16, measured=80),
-    "clip": ClipConfig(merges=200, pairs=32, steps=8, pairwise_steps=7, batch=8, measured=60),
-    "e4e": EncoderConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=40, steps=15, batch=6, picture_every=5, measured=20),
+    "attributes": AttributesConfig(widths=(8, 16, 16, 16), pictures=64, steps=10, batch=16, measured=80),
+    "clip": ClipConfig(merges=200, pairs=32, steps=5, pairwise_steps=5, batch=8, measured=60),
+    "e4e": EncoderConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
     "generator": GeneratorConfig(go_on=True, features=1.0, steps=10, batch=2, measured=20),
     "hypereditor": HyperEditorConfig(
-        only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=48, phases=((10, 1.0), (5, 0.1)), batch=4, measured=6
+        only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=32, phases=((5, 1.0), (5, 0.1)), batch=4, measured=6
     ),
-    "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=15, batch=24, measured=20),
-    "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=64, empty=16, steps=15, batch=16, measured=20),
-    "mapping": MappingConfig(steps=15, batch=16, measured=20),
-    "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=40, steps=15, batch=6, picture_every=5, measured=20),
+    "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=10, batch=24, measured=20),
+    "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=48, empty=12, steps=10, batch=16, measured=20),
+    "mapping": MappingConfig(steps=10, batch=16, measured=20),
+    "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
 }
 """All steps are divisible by the loop's look at whether to stop."""
 

@@ -48,7 +48,7 @@ def test_the_loss_on_one_batch_falls(network: str) -> None:
     batch, optimizer, losses = objective.draw(share), objective.train().optimizer(), []
     for options in optimizer.param_groups:
         options["lr"] /= 4  # without the schedule's warm-up
-    for _ in range(12):
+    for _ in range(14):
         optimizer.zero_grad()
         loss, _ = objective(batch)
         losses.append(float(loss.detach()))
