@@ -6,7 +6,7 @@ Shape legend: B batch, C channels, H/W rows/columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -83,6 +83,30 @@ class Discriminator(nn.Module):
         x = self.convs(image_BCHW.contiguous(memory_format=torch.channels_last))
         x = self.final_conv(torch.cat([x, _spread(x)], dim=1))
         return self.final_linear(x.contiguous().flatten(1))
+
+
+class FeatureHeads(nn.Module):
+    """Score the places of a frozen network's feature maps, with one small convolutional head per depth (Projected GANs).
+
+    Source: Sauer et al. 2021. Differs: maps are normalised to unit-variance vectors in place of random projections, and the heads are
+    equalised in place of spectral norm.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int = 64) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                EqualConv(n_in, width, 1), FusedLeakyReLU(width), EqualConv(width, width, 3, padding=1), FusedLeakyReLU(width),
+                EqualConv(width, 1, 1),
+            )
+            for n_in in channels
+        )  # fmt: skip
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return scores (B, N) of maps (B, C, H, W), every depth with as much weight: its places repeat up to those of the finest."""
+        finest = maps[0].shape[-2:]
+        scores = [head(F.normalize(x, dim=1) * math.sqrt(x.shape[1])) for head, x in zip(self.heads, maps, strict=True)]
+        return torch.cat([F.interpolate(score, size=finest, mode="nearest").flatten(1) for score in scores], 1)
 
 
 def _spread(x_BCHW: Tensor) -> Tensor:

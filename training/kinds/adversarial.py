@@ -1,7 +1,9 @@
 """Teach a StyleGAN2 generator a folder of pictures, without captions or labels, against a discriminator.
 
 StyleGAN2's non-saturating loss and lazy R1 (Karras et al. 2020), with DiffAugment's colour and translation (Zhao et al. 2020) on all
-that the discriminator sees, so that a few hundred pictures last. With `go_on` the pack's generator is fine-tuned and the discriminator,
+that the discriminators see, so that a few hundred pictures last. A discriminator that starts from nothing needs many more steps than a
+CPU has time for to say what is missing; so small heads on the feature maps of the pack's CLIP judge too (Projected GANs, Sauer et al.
+2021; `features`). With `go_on` the pack's generator is fine-tuned and the discriminator,
 which no pack keeps, starts from nothing; until it has learnt to tell (`warmup`) the generator stands still.
 One backward pass serves both networks: the discriminator's loss sees detached pictures, the generator's runs a detached discriminator.
 Groups of the minibatch deviation are neighbours in the global batch, so several workers follow one as long as every share is a multiple
@@ -12,7 +14,7 @@ B pictures, D width of W, L slots, A random numbers of an augmentation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,18 +23,19 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from models.clip import ClipModel
-from models.discriminator import STDDEV_GROUP, Discriminator
+from models.discriminator import STDDEV_GROUP, Discriminator, FeatureHeads
 from models.losses import discriminator_adversarial_loss, generator_adversarial_loss, r1_penalty
 from models.pack import Pack
 from models.stylegan2 import Generator
 from pipeline.align import MIN_FACE_SCORE
 from pipeline.frechet import Moments, distance
 from training.data import SEEDS, VALIDATION, device_of, seeded, to_bytes, to_float
-from training.objective import Kind, Objective, Setting, Split, cosine
+from training.objective import Kind, Objective, Setting, SettingError, Split, cosine
 from training.share import Share
 
 R1_EVERY = 16
 AUGMENTATIONS = 5
+Embedder = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,16 @@ class AdversarialConfig:
     """First steps in which the discriminator learns alone."""
     batch: int = 16
     rate: float = 2e-3
-    r1: float = 1.0
+    r1: float = 0.3
     """Gamma of R1; StyleGAN2's 10 is for larger pictures."""
+    features: float = 1.0
+    """Weight of the heads on CLIP's feature maps; 0 needs no CLIP with a residual picture tower, and is plain StyleGAN2."""
     mixing: float = 0.5
     """Share of pictures whose slots come from two latents."""
-    augment: bool = True
+    colour: float = 0.25
+    """How much augmentation changes colours: 1 is DiffAugment's, for a few hundred pictures; 0 leaves them alone."""
+    shift: float = 0.125
+    """How far augmentation moves a picture, as a share of its side."""
     seed: int = 81
     measured: int = 1000
     """Generated pictures that the Frechet distance is measured on."""
@@ -74,18 +82,23 @@ class Batch:
     warming_up: bool
 
 
-def augment(image_BCHW: Tensor, chance_BA: Tensor) -> Tensor:
-    """Change brightness, saturation and contrast and shift by up to an eighth of the side, by numbers in [0, 1]; differentiable."""
-    bright, saturated, contrast, dx, dy = (chance_BA[:, i, None, None, None] for i in range(AUGMENTATIONS))
-    x = image_BCHW + (bright - 0.5)
+def augment(image_BCHW: Tensor, chance_BA: Tensor, *, colour: float = 1.0, shift: float = 0.125) -> Tensor:
+    """Change brightness, saturation and contrast and shift, by numbers in [0, 1] of which 0.5 changes nothing; differentiable.
+
+    With `colour` 1: brightness by up to 0.5, saturation up to twofold, contrast by up to half. `shift` is a share of the side.
+    """
+    bright, saturated, contrast = ((chance_BA[:, i, None, None, None] - 0.5) * colour for i in range(3))
+    x = image_BCHW + bright
     grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * (saturated * 2)
+    x = grey + (x - grey) * (1 + 2 * saturated)
     middle = x.mean((1, 2, 3), keepdim=True)
-    x = middle + (x - middle) * (contrast + 0.5)
-    side = x.shape[-1]
-    reach = side // 8
-    steps = torch.arange(side, device=x.device)
-    down, right = (torch.floor(d.flatten()[:, None] * (2 * reach + 1)).clamp_max(2 * reach).long() + steps for d in (dy, dx))
+    return shifted(middle + (x - middle) * (1 + contrast), chance_BA[:, 3:], reach=int(shift * x.shape[-1]))
+
+
+def shifted(x: Tensor, chance_B2: Tensor, *, reach: int) -> Tensor:
+    """Move pictures right and down by whole pixels, at most `reach` either way, by numbers in [0, 1]; what comes in is grey."""
+    steps = torch.arange(x.shape[-1], device=x.device)
+    right, down = ((chance_B2 * (2 * reach + 1)).long().clamp_max(2 * reach)[:, i, None] + steps for i in range(2))
     padded = F.pad(x, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     which = torch.arange(len(x), device=x.device)[:, None, None]
     return padded[which, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
@@ -94,24 +107,37 @@ def augment(image_BCHW: Tensor, chance_BA: Tensor) -> Tensor:
 def neighbours(image_BCHW: Tensor) -> Tensor:
     """Reorder pictures so that the discriminator's minibatch deviation groups those that follow each other. Raises ValueError."""
     if len(image_BCHW) % STDDEV_GROUP:
-        raise ValueError(f"adversarial: a worker's share of the batch must be a multiple of {STDDEV_GROUP}, found {len(image_BCHW)}")
+        raise ValueError(
+            f"adversarial: a worker's share of the batch must be a multiple of {STDDEV_GROUP}, found {len(image_BCHW)}: "
+            f"make --settings.batch a multiple of {STDDEV_GROUP} x workers x --loop.accumulate"
+        )
     return image_BCHW.unflatten(0, (-1, STDDEV_GROUP)).transpose(0, 1).flatten(0, 1)
 
 
-def judged_by_frozen(net: nn.Module, image_BCHW: Tensor) -> Tensor:
+def judged_by_frozen(net: nn.Module, seen: Tensor | list[Tensor]) -> Tensor:
     """Run a network so that its input gets gradients and its parameters get none."""
-    scores: Tensor = functional_call(net, {name: value.detach() for name, value in net.named_parameters()}, (image_BCHW,))
+    scores: Tensor = functional_call(net, {name: value.detach() for name, value in net.named_parameters()}, (seen,))
     return scores
+
+
+def map_channels(clip: ClipModel, size: int) -> list[int]:
+    """Return the widths of CLIP's feature maps. Raises SettingError where it has none."""
+    try:
+        return [x.shape[1] for x in clip.feature_maps(torch.zeros(1, 3, size, size, device=device_of(clip)))]
+    except TypeError as error:
+        raise SettingError(f"--settings.features: {error}; say --settings.features 0") from error
 
 
 class AdversarialObjective(Objective[Batch]):
     """Generator against discriminator; only the generator is averaged and goes into the pack."""
 
     average, ahead = 0.995, 2
+    penalty: Tensor
 
     def __init__(self, config: AdversarialConfig, setting: Setting) -> None:
         super().__init__(setting)
         self.config, self.steps, self.batch, self.seed = config, config.steps, config.batch, config.seed
+        self.restarts = (config.warmup,)  # Adam's memory of the warm-up's zero gradients would make the first real ones count tenfold
         self.pack = (setting.needed("a generator's adversarial training"),)
         torch.manual_seed(config.seed)
         self.net: Generator = Generator.from_config(self.network_config())
@@ -119,6 +145,9 @@ class AdversarialObjective(Objective[Batch]):
             self.net.load_state_dict(self.pack[0].generator().state_dict())
             self.net.style.requires_grad_(not config.freeze_mapping)
         self.discriminator = Discriminator(self.net.size, channels=self.net.channels)
+        if config.features:
+            self.heads = FeatureHeads(map_channels(self.pack[0].clip(), self.net.size))
+        self.register_buffer("penalty", torch.zeros(()))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return StyleGAN2's Adam, of both networks."""
@@ -156,10 +185,17 @@ class AdversarialObjective(Objective[Batch]):
         real_scores, penalty = self._real(real, penalised=batch.penalised)
         generator_loss = generator_adversarial_loss(fooled)
         discriminator_loss = discriminator_adversarial_loss(real_scores, fake_scores)
+        by_features = self._by_features(fake, real) if self.config.features else (0.0, 0.0)
+        generator_loss = generator_loss + self.config.features * by_features[0]
+        discriminator_loss = discriminator_loss + self.config.features * by_features[1]
         loss = generator_loss * float(not batch.warming_up) + discriminator_loss + self.config.r1 / 2 * R1_EVERY * penalty
         told = ((real_scores > 0).float().mean() + (fake_scores < 0).float().mean()) / 2
         figures = {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss, "told_apart": told}
-        return loss, figures | ({"r1": penalty} if batch.penalised else {})
+        return loss, figures | {"r1": penalty if batch.penalised else self.penalty}
+
+    def observe(self, figures: Mapping[str, Tensor]) -> None:
+        """Keep the newest R1, which most steps do not take, for the log."""
+        self.penalty.copy_(figures["r1"])
 
     def made(self, batch: Batch) -> Tensor:
         """Return the generator's pictures of a batch's latents, some mixed of two."""
@@ -168,7 +204,18 @@ class AdversarialObjective(Objective[Batch]):
         return self.net.synthesis(torch.where((slots >= batch.cut_B[:, None])[:, :, None], second, first))
 
     def _augmented(self, image_BCHW: Tensor, chance_BA: Tensor) -> Tensor:
-        return neighbours(augment(image_BCHW, chance_BA) if self.config.augment else image_BCHW)
+        return neighbours(augment(image_BCHW, chance_BA, colour=self.config.colour, shift=self.config.shift))
+
+    def _by_features(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses of the generator and of the heads on CLIP's feature maps."""
+        clip = self.pack[0].clip()
+        with self.mixed_precision():
+            fake = clip.feature_maps(fake_BCHW)
+            with torch.no_grad():
+                real = clip.feature_maps(real_BCHW)
+            fooled = judged_by_frozen(self.heads, fake).float()
+            fake_scores, real_scores = (self.heads([x.detach() for x in maps]).float() for maps in (fake, real))
+        return generator_adversarial_loss(fooled), discriminator_adversarial_loss(real_scores, fake_scores)
 
     def _real(self, real_BCHW: Tensor, *, penalised: bool) -> tuple[Tensor, Tensor]:
         """Return the scores of real pictures and R1, which is taken in float32 and 0 on most steps."""
@@ -180,17 +227,27 @@ class AdversarialObjective(Objective[Batch]):
         return scores, r1_penalty(scores, seen)
 
     def measure(self, split: Split) -> dict[str, float]:
-        """Return the Frechet distance to unseen pictures, that of as many training pictures, and how many pictures show a face."""
+        """Return Frechet distances to unseen pictures, and how many pictures show a face.
+
+        `fid` is on CLIP's features, `fid_identity` on those of the identity network, which no loss looks at; on held-out pictures also
+        that of training pictures (`_floor`) and of the generator that training began with (`_before`).
+        """
         rows, pictures, pack = self.setting.rows, self.setting.pictures, self.pack[0]
         assert pictures is not None
-        unseen = _moments(pack.clip(), pictures.pictures(rows.validation if split == "validation" else rows.held_out))
+        unseen = pictures.pictures(rows.validation if split == "validation" else rows.held_out)
         made = sample(self.net, self.config.measured, seed=SEEDS[split] + 8)
-        numbers = {"fid": _between(_moments(pack.clip(), made), unseen)}
+        banks = {"": made}
         if split == "held_out":
-            numbers["fid_floor"] = _between(_moments(pack.clip(), pictures.pictures(rows.train[: self.config.measured])), unseen)
+            banks["_floor"] = pictures.pictures(rows.train[: self.config.measured])
             if self.config.go_on:
-                before = sample(pack.generator(), self.config.measured, seed=SEEDS[split] + 8)
-                numbers["fid_before"] = _between(_moments(pack.clip(), before), unseen)
+                banks["_before"] = sample(pack.generator(), self.config.measured, seed=SEEDS[split] + 8)
+        embedders: dict[str, Embedder] = {"fid": pack.clip().embed_images}
+        if "identity" in pack.info.networks:
+            embedders["fid_identity"] = pack.identity()
+        device = self.setting.group.device
+        numbers = {
+            name + what: frechet(embed, bank, unseen, device=device) for name, embed in embedders.items() for what, bank in banks.items()
+        }
         return numbers | ({"faces": faces(pack, made)} if "landmarks" in pack.info.networks else {})
 
     def score(self, numbers: Mapping[str, float]) -> float:
@@ -229,18 +286,17 @@ def faces(pack: Pack, bank: Tensor) -> float:
 
 
 @torch.no_grad()
-def _moments(clip: ClipModel, bank: Tensor) -> Moments:
-    parts = [clip.embed_images(to_float(part).to(device_of(clip))) for part in bank.split(100)]
-    moments = Moments.empty(parts[0].shape[1])
-    for features_BE in parts:
-        moments.update(features_BE)
-    return moments
-
-
-def _between(a: Moments, b: Moments) -> float:
-    found = distance(a, b)
+def frechet(embed: Embedder, bank: Tensor, other: Tensor, *, device: torch.device) -> float:
+    """Return the Frechet distance of two sets of stored pictures on a network's features. Raises ValueError where one has too few."""
+    sides = []
+    for pictures in (bank, other):
+        parts = [embed(to_float(part).to(device)) for part in pictures.split(100)]
+        sides.append(Moments.empty(parts[0].shape[1]))
+        for features_BE in parts:
+            sides[-1].update(features_BE)
+    found = distance(*sides)
     if found is None:
-        raise ValueError(f"the Frechet distance needs two or more pictures on both sides, found {a.count} and {b.count}")
+        raise ValueError(f"the Frechet distance needs two or more pictures on both sides, found {len(bank)} and {len(other)}")
     return found
 
 
