@@ -9,13 +9,12 @@ pack.yaml, and below it one run per stage with its curves and sheets. The last l
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jsonargparse
@@ -24,12 +23,13 @@ import torch
 from models.pack import Pack
 from pipeline.config import TrackingConfig
 from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, open_run
-from training.pack import fingerprint, is_done, join, plain_settings, run_stage, stages
+from training.pack import Recipe, join, plain_settings, recipe, run_stage
 from training.run import Result
 
 EXPERIMENT = "train_pack"
 PARENT_TAG = "mlflow.parentRunId"
 SPENT = "seconds.json"
+COMMITTED = Path("packs/portraits64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +40,18 @@ class Options:
         output: Folder of the pack; replaced when all stages are done.
         work: Folder for logs, checkpoints and finished stages.
         parallel: How many stages run side by side, one core each.
+        scale: Share of every stage's steps, pictures and measured portraits; below 1 to try the command, not to use the pack.
         stage: Run this stage alone and do not write the pack.
-        tracking: Whether MLflow records it.
+        tracking: Where the MLflow runs go.
         parent: MLflow run that a stage belongs to.
     """
 
-    output: Path = Path("packs/portraits64")
+    output: Path = COMMITTED
     work: Path = Path("runs/pack")
     parallel: int = max(1, os.cpu_count() or 1)
+    scale: float = 1.0
     stage: str | None = None
-    tracking: bool = True
+    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment=EXPERIMENT))
     parent: str | None = None
 
 
@@ -57,22 +59,27 @@ def check(options: Options) -> str | None:
     """Return what is wrong with the options, if anything."""
     if options.parallel < 1:
         return f"--parallel {options.parallel}: expected 1 or more"
-    if options.stage is not None and options.stage not in stages():
-        return f"--stage {options.stage}: expected one of {', '.join(stages())}"
-    needs = stages()[options.stage].needs.values() if options.stage else ()
-    missing = [need for need in needs if not is_done(need, options.work)]
+    if not 0 < options.scale <= 1:
+        return f"--scale {options.scale}: expected more than 0 and at most 1"
+    if options.scale < 1 and options.stage is None and options.output.resolve() == COMMITTED.resolve():
+        return f"--scale {options.scale} would replace {COMMITTED} by a pack for trying: name another --output (and --work)"
+    plan = recipe(options.scale)
+    if options.stage is not None and options.stage not in plan.stages:
+        return f"--stage {options.stage}: expected one of {', '.join(plan.stages)}"
+    needs = plan.stages[options.stage].needs.values() if options.stage else ()
+    missing = [need for need in needs if not plan.is_done(need, options.work)]
     return f"--stage {options.stage} needs {', '.join(missing)} first: run those stages, or leave out --stage" if missing else None
 
 
-def train_stage(options: Options, name: str) -> Result:
+def train_stage(plan: Recipe, options: Options, name: str) -> Result:
     """Run one stage in this process, with an MLflow run of its own."""
-    tracking, out = TrackingConfig(experiment=EXPERIMENT, enabled=options.tracking), str((options.work / name).resolve())
+    out = str((options.work / name).resolve())
     parent = {PARENT_TAG: options.parent} if options.parent else {}
-    settings = plain_settings(stages()[name])
-    run = open_run(tracking, output=out, name=name, params=settings, tags={CONFIG_TAG: fingerprint(name), **parent})
+    settings = plain_settings(plan.stages[name])
+    run = open_run(options.tracking, output=out, name=name, params=settings, tags={CONFIG_TAG: plan.fingerprint(name), **parent})
     try:
         with RunWriter(run) as writer:
-            result = run_stage(name, options.work, recorder=writer)
+            result = run_stage(plan, name, options.work, recorder=writer)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
@@ -80,14 +87,16 @@ def train_stage(options: Options, name: str) -> Result:
     return result
 
 
-def train_all(options: Options, run: Run) -> None:
+def train_all(plan: Recipe, options: Options, run: Run) -> None:
     """Run every stage whose needs are there, `parallel` at a time. Raises RuntimeError when one fails."""
-    waiting = [name for name in stages() if not is_done(name, options.work)]
+    waiting = [name for name in plan.stages if not plan.is_done(name, options.work)]
     running: dict[str, subprocess.Popen[bytes]] = {}
-    more = [*(["--parent", run.run_id] if run.run_id else []), "--tracking", str(options.tracking)]
+    named = ["--tracking.uri", run.uri, "--tracking.experiment", options.tracking.experiment]
+    recorded = ["--parent", run.run_id, *named] if run.run_id else ["--tracking.enabled", "false"]
+    more = [*recorded, "--scale", str(options.scale)]
     try:
         while waiting or running:
-            ready = [name for name in waiting if all(is_done(need, options.work) for need in stages()[name].needs.values())]
+            ready = [name for name in waiting if all(plan.is_done(need, options.work) for need in plan.stages[name].needs.values())]
             for name in ready[: options.parallel - len(running)]:
                 waiting.remove(name)
                 print(f"==> {name} ({len(waiting)} more to come)", file=sys.stderr, flush=True)
@@ -97,6 +106,8 @@ def train_all(options: Options, run: Run) -> None:
                     del running[name]
                     if process.returncode:
                         raise RuntimeError(f"stage {name} ended with exit code {process.returncode}; its output is above")
+                    if not plan.is_done(name, options.work):
+                        raise RuntimeError(f"stage {name} was trained with other settings: the code changed meanwhile; start again")
             time.sleep(0.5)
     finally:
         for process in running.values():
@@ -110,29 +121,23 @@ def train_pack(options: Options) -> dict[str, object]:
     options.work.mkdir(parents=True, exist_ok=True)
     spent = options.work / SPENT
     before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
-    mark = fingerprint_of_all()
+    plan = recipe(options.scale)
     work = str(options.work.resolve())
-    tracking = TrackingConfig(experiment=EXPERIMENT, enabled=options.tracking)
-    params = {name: plain_settings(stage) for name, stage in stages().items()}
-    run = open_run(tracking, output=work, name="pack", params=params, tags={CONFIG_TAG: mark})
+    params = {name: plain_settings(stage) for name, stage in plan.stages.items()}
+    run = open_run(options.tracking, output=work, name="pack", params=params, tags={CONFIG_TAG: plan.whole_fingerprint()})
     try:
-        train_all(options, run)
+        train_all(plan, options, run)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
     finally:
         spent.write_text(json.dumps(before + time.monotonic() - start))
     seconds = before + time.monotonic() - start
-    join(options.work, options.output, seconds=seconds, mlflow_run=run.run_id)
+    join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id)
     numbers = {name: dict(info.numbers) for name, info in Pack.load(options.output).info.networks.items()}
     flat = {f"{network}/{name}": value for network, found in numbers.items() for name, value in found.items()}
     end_run(run, status="FINISHED", metrics={**flat, "seconds": seconds}, artifacts=[str((options.output / "pack.yaml").resolve())])
     return {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
-
-
-def fingerprint_of_all() -> str:
-    """Return a hash of the settings of all stages."""
-    return hashlib.sha256("".join(map(fingerprint, stages())).encode()).hexdigest()[:16]
 
 
 def main() -> int:
@@ -145,7 +150,7 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         if options.stage is not None:
-            train_stage(options, options.stage)
+            train_stage(recipe(options.scale), options, options.stage)
         else:
             print(json.dumps(train_pack(options)))
     except RuntimeError as error:

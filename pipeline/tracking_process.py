@@ -6,6 +6,7 @@ one, the driver is dead and the run is closed as killed. What other processes of
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pipeline.tracking import SQLITE
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SETUP_LOCK = ".mlflow-setup.lock"
 OUTPUT_TAG = "hyperedit.output"
 PARAM_LIMIT = 6000  # MLflow refuses longer values,
 PARAMS_AT_ONCE = 100  # more parameters
@@ -42,7 +44,13 @@ def connect(uri: str) -> MlflowClient:
     """Return a client of a tracking server or database."""
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    client = MlflowClient(tracking_uri=uri)
+    if uri.startswith(SQLITE) and (folder := Path(uri.removeprefix(SQLITE)).parent).is_dir():
+        # MLflow makes the tables of a new database on first use, and two processes that do so at once break each other.
+        with (folder / SETUP_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            client.search_experiments(max_results=1)
+    return client
 
 
 def start_run(client: MlflowClient, request: Message) -> str:

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.pack import Pack, add_file, start_pack, write_network
-from training.data import HELD_OUT
+from training.data import HELD_OUT, VALIDATION
 from training.edits import Judges, measure, summary
 from training.group import Group
 from training.kinds.attributes import AttributesConfig
@@ -41,6 +41,8 @@ LICENCE = "Apache-2.0 (trained by this project on its own renders)"
 HEAD: Mapping[str, object] = {"name": "portraits64", "domain": "portraits", "size": 64, "licence": LICENCE}
 HYPEREDITOR_DETAILS, STRENGTHS, DONE = "hypereditor.json", "strengths.json", "done"
 ABLATION_STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
+# What a shortened recipe shortens, and down to what.
+LEAST = {"steps": 3, "pairwise_steps": 3, "pictures": 200, "pairs": 200, "people": 200, "empty": 20, "merges": 200, "measured": 60}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +57,41 @@ class Stage:
     """Whether the result is compared at several strengths and stays out of the pack."""
 
 
-def stages() -> dict[str, Stage]:
-    """Return all stages in an order that respects their needs; those that others wait for come first."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All stages of a pack in an order that respects their needs; those that others wait for come first."""
+
+    stages: Mapping[str, Stage]
+    scale: float = 1.0
+    """Share of the steps, pictures and measured portraits of a real training; below 1 the networks are for trying the command."""
+
+    def packed(self) -> tuple[str, ...]:
+        """Return the stages whose networks go into the pack: those that no other stage goes on with."""
+        continued = {need for stage in self.stages.values() for network, need in stage.needs.items() if network == _trained(stage)}
+        return tuple(name for name, stage in self.stages.items() if name not in continued and not stage.ablation)
+
+    def fingerprint(self, name: str) -> str:
+        """Return a hash of a stage's settings and those of all that it needs."""
+        stage = self.stages[name]
+        own = [name, stage.network, json.dumps(plain_settings(stage), sort_keys=True)]
+        return hashlib.sha256("\n".join([*own, *map(self.fingerprint, stage.needs.values())]).encode()).hexdigest()
+
+    def whole_fingerprint(self) -> str:
+        """Return a hash of the settings of all stages."""
+        return hashlib.sha256("".join(map(self.fingerprint, self.stages)).encode()).hexdigest()[:16]
+
+    def is_done(self, name: str, work: Path) -> bool:
+        """Say whether a stage's result for the present settings is in the work folder."""
+        mark = work / name / DONE
+        return mark.is_file() and mark.read_text() == self.fingerprint(name)
+
+
+def recipe(scale: float = 1.0) -> Recipe:
+    """Return how the portraits pack is made; `scale` in (0, 1] shortens every stage."""
     encoded = {"generator": "generator", "identity": "identity", "attributes": "attributes"}
     edited = {**encoded, "e4e": "e4e", "clip": "clip"}
     ablation = HyperEditorConfig(only=("smile", "beard", "blond", "zombie"), phases=((800, 1.0),))
-    return {
+    stages = {
         "clip": Stage(network="clip", settings=ClipConfig()),
         "base": Stage(network="generator", settings=GeneratorConfig()),
         "refined": Stage(
@@ -78,22 +109,31 @@ def stages() -> dict[str, Stage]:
         "directional": Stage(network="hypereditor", settings=ablation, needs=edited, ablation=True),
         "global": Stage(network="hypereditor", settings=replace(ablation, loss="global"), needs=edited, ablation=True),
     }
+    return Recipe(stages={name: replace(stage, settings=shortened(stage.settings, scale)) for name, stage in stages.items()}, scale=scale)
 
 
-def packed() -> tuple[str, ...]:
-    """Return the stages whose networks go into the pack: those that no other stage goes on with."""
-    everything = stages()
-    continued = {need for stage in everything.values() for network, need in stage.needs.items() if network == _trained(stage)}
-    return tuple(name for name, stage in everything.items() if name not in continued and not stage.ablation)
+def shortened(settings: object, scale: float) -> object:
+    """Return settings with that share of their steps, data and measured portraits. Raises ValueError outside (0, 1]."""
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale {scale}: expected more than 0 and at most 1")
+    if scale == 1:
+        return settings
+    found = {f.name: getattr(settings, f.name) for f in fields(settings)}  # type: ignore[arg-type]
+    fewer: dict[str, object] = {
+        name: max(min(least, found[name]), round(found[name] * scale)) for name, least in LEAST.items() if name in found
+    }
+    if "phases" in found:
+        fewer["phases"] = tuple((max(2, round(steps * scale)), l2) for steps, l2 in found["phases"])
+    return replace(settings, **fewer)  # type: ignore[type-var]
 
 
 def _trained(stage: Stage) -> str:
     return kind_of(stage.network).network
 
 
-def run_stage(name: str, work: Path, *, recorder: Recorder | None = None, threads: int = 1) -> Result:
+def run_stage(plan: Recipe, name: str, work: Path, *, recorder: Recorder | None = None, threads: int = 1) -> Result:
     """Run one stage or go on with it; the stages that it needs must be done."""
-    stage, out = stages()[name], work / name
+    stage, out = plan.stages[name], work / name
     base = _base(stage, out, work)
     training = Training(
         network=stage.network, settings=stage.settings, output=str(out), loop=LoopConfig(log_every=50, checkpoint_every=500),
@@ -101,8 +141,10 @@ def run_stage(name: str, work: Path, *, recorder: Recorder | None = None, thread
     )  # fmt: skip
     result = run_training(training, Group(), recorder=recorder)
     if stage.ablation:
-        (out / STRENGTHS).write_text(json.dumps(compare_strengths(Pack.load(out / PACK), chosen_of(stage)), indent=1) + "\n")
-    (out / DONE).write_text(fingerprint(name))
+        pictures = max(10, round(100 * plan.scale))
+        compared = compare_strengths(Pack.load(out / PACK), chosen_of(stage), pictures=pictures)
+        (out / STRENGTHS).write_text(json.dumps(compared, indent=1) + "\n")
+    (out / DONE).write_text(plan.fingerprint(name))
     return result
 
 
@@ -133,19 +175,6 @@ def _copy(source: Path, network: str, folder: Path, *, dtype: torch.dtype | None
     )
 
 
-def is_done(name: str, work: Path) -> bool:
-    """Say whether a stage's result for the present settings is in the work folder."""
-    mark = work / name / DONE
-    return mark.is_file() and mark.read_text() == fingerprint(name)
-
-
-def fingerprint(name: str) -> str:
-    """Return a hash of a stage's settings and those of all that it needs."""
-    stage = stages()[name]
-    parts = [name, stage.network, json.dumps(plain_settings(stage), sort_keys=True), *(fingerprint(need) for need in stage.needs.values())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def plain_settings(stage: Stage) -> dict[str, object]:
     """Return a stage's settings in the types that JSON and YAML know."""
     plain = json.loads(json.dumps(asdict(stage.settings), default=list))  # type: ignore[call-overload]
@@ -153,38 +182,38 @@ def plain_settings(stage: Stage) -> dict[str, object]:
     return plain
 
 
-def join(work: Path, folder: Path, *, seconds: float, mlflow_run: str | None = None) -> None:
+def join(plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: str | None = None) -> None:
     """Join the stages' results into one pack; `seconds` is what the command took, all its runs together."""
-    results = {name: json.loads((work / name / "result.json").read_text()) for name in stages()}
+    stages = plan.stages
+    results = {name: json.loads((work / name / "result.json").read_text()) for name in stages}
     provenance: dict[str, object] = {
         "command": "make pack", "hardware": f"{platform.machine()}, CPU only", "torch": str(torch.__version__),
         "seconds": round(seconds, 1), "thread_seconds": round(sum(result["seconds"] for result in results.values()), 1),
         "generator_teacher": "taught by the renderer (regression on the picture of the same latent); no adversary",
         "held_out": "all numbers are measured on people drawn from seeds that no training uses (training/data.py: HELD_OUT)",
-        "settings": {name: plain_settings(stage) for name, stage in stages().items()},
+        "settings": {name: plain_settings(stage) for name, stage in stages.items()},
         "stage_seconds": {name: result["seconds"] for name, result in results.items()},
-        "ablation": {name: best_strength(work / name / STRENGTHS) for name, stage in stages().items() if stage.ablation},
-    } | ({"mlflow_run": mlflow_run} if mlflow_run else {})  # fmt: skip
+        "ablation": {name: json.loads((work / name / STRENGTHS).read_text()) for name, stage in stages.items() if stage.ablation},
+    } | ({"mlflow_run": mlflow_run} if mlflow_run else {}) | ({"scale": plan.scale} if plan.scale < 1 else {})  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
     start_pack(folder, **HEAD, provenance=provenance)  # type: ignore[arg-type]
-    for name in packed():
-        _copy(work / name / PACK, _trained(stages()[name]), folder, dtype=torch.float16)
+    for name in plan.packed():
+        _copy(work / name / PACK, _trained(stages[name]), folder, dtype=torch.float16)
     shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, folder / HYPEREDITOR_DETAILS)
     add_file(folder, HYPEREDITOR_DETAILS)
 
 
-def compare_strengths(pack: Pack, instructions: Sequence[Instruction]) -> dict[str, dict[str, float]]:
-    """Measure an editor at every strength of ABLATION_STRENGTHS, so that losses that pull differently hard can be compared."""
+def compare_strengths(pack: Pack, instructions: Sequence[Instruction], *, pictures: int) -> dict[str, object]:
+    """Choose an editor's strength on validation people and measure it on held-out ones: losses pull differently hard.
+
+    The best strength is that where most attribute edits succeed on what is still the same person.
+    """
     judges, net = Judges.of(pack), pack.network("hypereditor", HyperEditor)
-    found = {}
-    for strength in ABLATION_STRENGTHS:
+
+    def at(strength: float, seed: int) -> dict[str, float]:
         scaled = [replace(instruction, strength=strength) for instruction in instructions]
-        found[str(strength)] = summary(measure(net, judges=judges, instructions=scaled, pictures=100, seed=HELD_OUT + 7))
-    return found
+        return summary(measure(net, judges=judges, instructions=scaled, pictures=pictures, seed=seed))
 
-
-def best_strength(file: Path) -> dict[str, float]:
-    """Return the figures at the strength where most attribute edits succeed on what is still the same person."""
-    by_strength: dict[str, dict[str, float]] = json.loads(file.read_text())
-    best = max(by_strength, key=lambda strength: by_strength[strength]["success_same_person"])
-    return {"strength": float(best), **by_strength[best]}
+    validation = {str(strength): at(strength, VALIDATION + 7) for strength in ABLATION_STRENGTHS}
+    best = max(ABLATION_STRENGTHS, key=lambda strength: validation[str(strength)]["success_same_person"])
+    return {"strength": best, "held_out": at(best, HELD_OUT + 7), "validation": validation}
