@@ -58,6 +58,8 @@ class TrainConfig:
     """Folder or fsspec URL that all workers see; a second run with the same settings goes on there."""
     pack: str = "packs/portraits64"
     """Pack with the frozen networks that the training leans on; 'none' for a network that needs none."""
+    start: str | None = None
+    """Pack whose network of this name the training begins with, instead of random weights: for a generator that was fine-tuned."""
     data: str | None = None
     """Shards with pictures (as edit_dataset's --input); by default portraits are rendered."""
     image_ext: str = ""

@@ -23,7 +23,7 @@ from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, git_commi
 from training.checkpoint import Checkpoints
 from training.group import Group, launched_group
 from training.objective import NamesFiles, Objective, build_objective
-from training.run import PACK, Result, Training, fingerprint, open_setting, run_training
+from training.run import PACK, Result, Training, begin, fingerprint, open_setting, run_training
 from training.share import shares
 from training.watch import LOG
 from training.watch import to_terminal as say
@@ -55,6 +55,7 @@ def make_train_plan(config: TrainConfig, settings: object) -> TrainPlan:
     training = _training(config, settings, pack=folder)
     setting = open_setting(training, Group())
     objective = build_objective(config.network, training.settings, setting)
+    begin(training, objective)
     mark, done = fingerprint(training, setting), 0
     newest = Checkpoints(config.output, keep=config.loop.keep).newest()
     if newest is not None:
@@ -87,7 +88,7 @@ def _training(config: TrainConfig, settings: object, *, pack: str | None) -> Tra
     return Training(
         network=config.network, settings=settings, output=output, loop=config.loop, precision=config.precision, pack=pack,
         data=",".join(map(shared_path, config.data.split(","))) if config.data is not None else None,
-        image_ext=config.image_ext, threads=config.workers.threads,
+        start=shared_path(config.start) if config.start is not None else None, image_ext=config.image_ext, threads=config.workers.threads,
         provenance={"command": "jobs/train.py"} | ({"commit": commit} if commit else {}),
     )  # fmt: skip
 

@@ -38,6 +38,8 @@ class Training:
     precision: Precision = "bf16"
     pack: str | None = None
     """Folder or URL of the pack with the frozen networks; None for a network that needs none."""
+    start: str | None = None
+    """Pack whose network of the same name the training begins with; None leaves that to the network."""
     data: str | None = None
     """Shards with pictures; None renders portraits."""
     image_ext: str = ""
@@ -80,6 +82,7 @@ def run_training(
     kind = kind_of(training.network)
     setting = open_setting(training, group)
     objective = build_objective(training.network, training.settings, setting)
+    begin(training, objective)
     storage = Storage(training.output)
     watch = Watch(
         training.output, name=training.network, steps=objective.steps, silent=not group.is_first, recorder=recorder, say=say
@@ -123,6 +126,17 @@ def open_setting(training: Training, group: Group) -> Setting:
     return Setting(group=group, pack=pack, pictures=pictures, precision=training.precision)
 
 
+def begin(training: Training, objective: Objective[object]) -> None:
+    """Give the untrained network the weights to begin with. Raises PackError, or SettingError where they do not fit."""
+    if training.start is None:
+        return
+    name = kind_of(training.network).network
+    try:
+        objective.net.load_state_dict(Pack.load(training.start).network(name, torch.nn.Module).state_dict())
+    except RuntimeError as error:
+        raise SettingError(f"--start {training.start}: its {name} has another shape than the settings say: {error}") from error
+
+
 def fingerprint(training: Training, setting: Setting) -> str:
     """Return a hash of all that the trained weights depend on; the number of workers is not among it."""
     parts = {
@@ -134,6 +148,8 @@ def fingerprint(training: Training, setting: Setting) -> str:
         "pack": setting.pack.sha256 if setting.pack is not None else None,
         "data": setting.pictures.fingerprint if setting.pictures is not None else None,
     }
+    if training.start is not None:
+        parts["start"] = Pack.load(training.start).sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
@@ -168,6 +184,7 @@ def _start(folder: Path, training: Training, kind: Kind, *, step: int) -> None:
         "precision": training.precision,
         "chosen_step": step,
         "data": training.data or "rendered portraits",
+        **({"start": Pack.load(training.start).sha256} if training.start is not None else {}),
         **training.provenance,
     }
     plain = json.loads(json.dumps(entry, default=list))
