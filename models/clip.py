@@ -1,4 +1,4 @@
-"""CLIP behind two functions, embed pictures and embed texts, on open_clip's implementation.
+"""CLIP behind two functions, embed pictures and embed texts, on open_clip's implementation, imported when a CLIP is built.
 
 Any open_clip architecture works (`model` is its config); the pack's own is a few million parameters with CLIP's byte-pair encoding cut
 to its most frequent merges, since 49,408 embeddings would weigh more than all other networks of a small pack together.
@@ -9,36 +9,17 @@ Shape legend: B pictures, N texts, E embedding, T templates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from open_clip.model import CLIP
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_BYTES = 512  # 256 bytes and 256 bytes that end a word
-
-
-class ShortTokenizer(SimpleTokenizer):
-    """Tokenise with CLIP's byte-pair encoding cut to its first `merges` merges."""
-
-    encoder: dict[str, int]
-    bpe_ranks: dict[tuple[str, str], int]
-
-    def __init__(self, *, merges: int, context_length: int) -> None:
-        super().__init__(context_length=context_length)
-        words = sorted(self.encoder, key=lambda word: self.encoder[word])[: _BYTES + merges]
-        words += ["<start_of_text>", "<end_of_text>"]
-        self.encoder = {word: i for i, word in enumerate(words)}
-        self.decoder = {i: word for word, i in self.encoder.items()}
-        self.bpe_ranks = {pair: rank for pair, rank in self.bpe_ranks.items() if rank < merges}
-        self.vocab_size = len(self.encoder)
-        self.sot_token_id, self.eot_token_id = self.vocab_size - 2, self.vocab_size - 1
-        self.all_special_ids = [self.sot_token_id, self.eot_token_id]
 
 
 class ClipModel(nn.Module):
@@ -48,6 +29,11 @@ class ClipModel(nn.Module):
     std: Tensor
 
     def __init__(self, *, model: Mapping[str, object], templates: Sequence[str] = ("{}",), merges: int | None = None) -> None:
+        from open_clip.model import CLIP
+        from open_clip.tokenizer import SimpleTokenizer
+
+        from models.clip_tokenizer import ShortTokenizer
+
         super().__init__()
         text = dict(model["text_cfg"])  # type: ignore[call-overload]
         self.context_length = int(text.setdefault("context_length", 77))
@@ -80,6 +66,8 @@ class ClipModel(nn.Module):
 
     def feature_maps(self, image_BCHW: Tensor) -> list[Tensor]:
         """Return the maps of the first three stages of a residual picture tower. Raises TypeError for any other tower."""
+        from open_clip.modified_resnet import ModifiedResNet
+
         tower = self.clip.visual
         if not isinstance(tower, ModifiedResNet):
             raise TypeError(f"feature maps need a residual picture tower, found {type(tower).__name__}")

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 FloatArray = npt.NDArray[np.float64]
 _PARTS = ("n", "sum", "outer")
@@ -101,6 +100,8 @@ def distance(a: Moments, b: Moments) -> float | None:
     """
     if min(a.count, b.count) < 2:
         return None
+    from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds
+
     metric = FrechetInceptionDistance(feature=_Features(a.total_E.shape[0]))
     metric.real_features_sum, metric.fake_features_sum = torch.from_numpy(a.total_E), torch.from_numpy(b.total_E)
     metric.real_features_cov_sum, metric.fake_features_cov_sum = torch.from_numpy(a.outer_EE), torch.from_numpy(b.outer_EE)

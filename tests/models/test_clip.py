@@ -8,7 +8,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch.nn import functional as F
 
-from models.clip import CLIP_MEAN, CLIP_STD, ClipModel, ShortTokenizer
+from models.clip import CLIP_MEAN, CLIP_STD, ClipModel
+from models.clip_tokenizer import ShortTokenizer
 from models.perception import AttributeNet, IdentityNet, LandmarkNet, trunk
 from portraits import LANDMARK_NAMES
 from training.kinds.clip import MODEL
