@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -15,18 +18,28 @@ from tests.tracking_server import database, server, store  # noqa: F401
 
 torch.set_num_threads(1)
 
-ENGINE = {"ray", "chaos"}
+RAY_MARK = re.compile(r"pytest\.mark\.(ray|chaos)")
+
+
+class RayAtOnePlace(LoadScopeScheduling):  # type: ignore[misc]
+    """Give one pytest-xdist worker all files that start a Ray: two local Rays would wait for each other's cores. The rest goes by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "ray" if _starts_ray(Path(self.config.rootpath) / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Return the order in which `--numprocesses` hands out tests."""
+    return RayAtOnePlace(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give pytest-xdist its groups: all tests that start a Ray, which are most of the time and come first, then one group per file.
-
-    Two local Rays at a time would wait for each other's cores; a file's tests share its fixtures.
-    """
-    items.sort(key=lambda item: not _starts_ray(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else Path(item.path).stem))
+    """Begin with what starts a Ray: it is most of the time."""
+    items.sort(key=lambda item: not _starts_ray(item.path))
 
 
-def _starts_ray(item: pytest.Item) -> bool:
-    return any(mark.name in ENGINE for mark in item.iter_markers())
+@cache
+def _starts_ray(file: Path) -> bool:
+    return RAY_MARK.search(file.read_text()) is not None
