@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hosting.config import TrainConfig
-from hosting.ray_train import PROGRESS, STOP, StopMark, host
+from hosting.ray_train import FAILURE, PROGRESS, STOP, StopMark, host
 from models.pack import Pack
 from pipeline.config import ConfigError
 from pipeline.lock import WORK, FolderLock
-from pipeline.plan import shared_path
+from pipeline.plan import absolute_output, shared_path
 from pipeline.registry import SCHEME, PackSource, find_pack, register_pack
 from pipeline.storage import Storage
-from pipeline.tracking import tracking_uri
+from pipeline.tracking import TrackingError, tracking_uri
 from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, git_commit, open_run
 from training.checkpoint import Checkpoints
 from training.group import Group, launched_group
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NO_PACK = "none"
+MARKS = (STOP, PROGRESS, FAILURE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,16 @@ class TrainPlan:
 def make_train_plan(config: TrainConfig, settings: object) -> TrainPlan:
     """Check all that a training names, by opening it as a worker does; changes nothing. Raises ConfigError or another ValueError."""
     settings = settings.resolved() if isinstance(settings, NamesFiles) else settings
+    _check_registration(config)
     url, folder = _found_pack(config)
     training = _training(config, settings, pack=folder)
     setting = open_setting(training, Group())
+    if setting.pictures is not None:
+        _ = setting.rows  # raises where there are too few
     objective = build_objective(config.network, training.settings, setting)
     begin(training, objective)
     mark, done = fingerprint(training, setting), 0
-    newest = Checkpoints(config.output, keep=config.loop.keep).newest()
+    newest = Checkpoints(training.output, keep=config.loop.keep).newest()
     if newest is not None:
         done = int(newest["step"])  # type: ignore[call-overload]
         if newest["fingerprint"] != mark:
@@ -83,21 +87,33 @@ def _found_pack(config: TrainConfig) -> tuple[str, str | None]:
 
 
 def _training(config: TrainConfig, settings: object, *, pack: str | None) -> Training:
-    output = config.output if "://" in config.output else str(Path(config.output).resolve())
+    if config.start is not None and config.start.startswith(SCHEME):
+        raise ConfigError(f"--start {config.start}: expected a folder or URL of a pack; only --pack takes one from a model registry")
     commit = git_commit()
     return Training(
-        network=config.network, settings=settings, output=output, loop=config.loop, precision=config.precision, pack=pack,
+        network=config.network, settings=settings, output=absolute_output(config.output), loop=config.loop,
+        precision=config.precision, pack=pack,
         data=",".join(map(shared_path, config.data.split(","))) if config.data is not None else None,
         start=shared_path(config.start) if config.start is not None else None, image_ext=config.image_ext, threads=config.workers.threads,
         provenance={"command": "jobs/train.py"} | ({"commit": commit} if commit else {}),
     )  # fmt: skip
 
 
+def _check_registration(config: TrainConfig) -> None:
+    if config.register.model is not None and not config.tracking.enabled:
+        raise ConfigError(f"--register.model {config.register.model} needs MLflow: leave out --tracking.enabled false")
+
+
 def _check_batch(objective: Objective[object], config: TrainConfig) -> None:
     workers = config.workers
     try:
         for world in range(workers.min or workers.count, workers.count + 1):
-            shares(seed=0, step=0, batch=objective.batch, rank=0, world=world, accumulate=config.loop.accumulate)
+            part = shares(seed=0, step=0, batch=objective.batch, rank=0, world=world, accumulate=config.loop.accumulate)[0]
+            if part.count % objective.multiple:
+                raise ValueError(
+                    f"{config.network} needs a multiple of {objective.multiple} samples per worker and pass, "
+                    f"found {part.count} with {world} worker(s)"
+                )
     except ValueError as error:
         raise ConfigError(f"--settings.batch, --workers.count, --loop.accumulate: {error}") from error
 
@@ -110,16 +126,16 @@ def run_train_job(config: TrainConfig, settings: object, *, started: Callable[[]
     """
     plan = make_train_plan(config, settings)
     training = plan.training
+    if config.dry_run:
+        return {"dry_run": True, "network": training.network, "steps": plan.steps, "done": plan.done, "output": training.output}
     group = launched_group() if config.plain else Group()
     if not group.is_first:
+        started()
         run_training(training, group)
         return None
     where = f"{training.network}: {plan.steps} steps of {plan.batch}"
     say(f"{where}, {'going on at ' + str(plan.done) if plan.done else 'from the start'}, output {training.output}")
-    if config.dry_run:
-        return {"dry_run": True, "network": training.network, "steps": plan.steps, "done": plan.done, "output": training.output}
     with _held(training.output):
-        StopMark(training.output).clear()
         started()
         run = _open(config, plan)
         try:
@@ -142,7 +158,14 @@ def _open(config: TrainConfig, plan: TrainPlan) -> Run:
         "settings": dataclasses.asdict(plan.training.settings),  # type: ignore[call-overload]
     }
     tags = {CONFIG_TAG: plan.fingerprint, "hyperedit.pack": plan.pack.sha256 if plan.pack else NO_PACK, "hyperedit.network": config.network}
-    return open_run(config.tracking, output=plan.training.output, name=config.network, params=json.loads(json.dumps(params)), tags=tags)
+    return open_run(
+        config.tracking,
+        output=plan.training.output,
+        name=config.network,
+        params=json.loads(json.dumps(params)),
+        tags=tags,
+        going_on=plan.done > 0,
+    )
 
 
 def _conclude(config: TrainConfig, run: Run, result: Result, output: str) -> dict[str, object]:
@@ -152,13 +175,17 @@ def _conclude(config: TrainConfig, run: Run, result: Result, output: str) -> dic
     if not result.finished:
         end_run(run, status="KILLED", metrics={"step": result.step}, artifacts=[])
         return summary
-    end_run(run, status="FINISHED", metrics=result.numbers, artifacts=[storage.url_of(LOG)])
-    if config.register.model is not None and run.run_id is not None:
-        with _local(storage) as folder:
-            version = register_pack(run, folder, model=config.register.model, alias=config.register.alias)
+    if config.register.model is not None:  # before the run is ended: the same command then goes on with it
+        try:
+            with _local(storage) as folder:
+                version = register_pack(run, folder, model=config.register.model, alias=config.register.alias)
+        except TrackingError as error:
+            end_run(run, status="FAILED", metrics=result.numbers, artifacts=[storage.url_of(LOG)])
+            raise TrackingError(f"the pack is at {result.pack}, but was not registered; the same command tries again: {error}") from error
         alias = f", alias {config.register.alias}" if config.register.alias else ""
         say(f"registered as {config.register.model} version {version}{alias}")
         summary["registered"] = {"model": config.register.model, "version": version, "alias": config.register.alias}
+    end_run(run, status="FINISHED", metrics=result.numbers, artifacts=[storage.url_of(LOG)])
     return summary
 
 
@@ -185,10 +212,12 @@ def _held(output: str) -> Iterator[None]:
     lock.acquire()
     if lock.note:
         say(lock.note)
+    for path in MARKS:  # of a job that was killed
+        storage.remove(path)
     try:
         yield
     finally:
-        for path in (STOP, PROGRESS):
+        for path in MARKS:
             storage.remove(path)
         lock.release()
         storage.remove_if_empty(WORK)

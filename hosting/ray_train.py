@@ -9,26 +9,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hosting.config import TrainWorkersConfig
 from pipeline.cluster import Cluster, connect, disconnect, offer_token
 from pipeline.config import ConfigError
-from pipeline.lock import WORK
+from pipeline.lock import LOCK, WORK
 from pipeline.registry import PackSource
 from pipeline.storage import Storage
 from pipeline.training_run import Run, RunWriter
 from training.group import Group
 from training.run import RESULT, Result, Training, run_training
 
-STOP, PROGRESS = f"{WORK}/stop", f"{WORK}/progress.json"
+STOP, PROGRESS, FAILURE = f"{WORK}/stop", f"{WORK}/progress.json", f"{WORK}/failure.json"
 KEPT_LINES = 20
 LOOK_EVERY_S = 1.0
+HOPELESS = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError)  # the same code on the same data fails again
 MAX_THREADS = 4
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a lost worker is noticed at the next check: 2 s by default
@@ -79,16 +82,13 @@ class StopMark:
         """Ask for a stop."""
         self._storage.write(STOP, b"stop\n", durable=False)
 
-    def clear(self) -> None:
-        """Forget what an earlier run was asked."""
-        if self._storage.exists(STOP):
-            self._storage.remove(STOP)
-
     def is_set(self) -> bool:
         """Say whether a stop was asked for; looks at most once a second."""
         now = time.monotonic()
         if not self._seen and now - self._looked >= LOOK_EVERY_S:
-            self._looked, self._seen = now, self._storage.exists(STOP)
+            self._looked = now
+            with suppress(OSError):  # a storage that stumbles once must not cost a restart
+                self._seen = self._storage.exists(STOP)
         return self._seen
 
 
@@ -102,7 +102,8 @@ class Progress:
         """Tell the driver something."""
         self._count += 1
         self._lines = [*self._lines, text][-KEPT_LINES:]
-        self._storage.write(PROGRESS, json.dumps({"count": self._count, "lines": self._lines}).encode(), durable=False)
+        with suppress(OSError):
+            self._storage.write(PROGRESS, json.dumps({"count": self._count, "lines": self._lines}).encode(), durable=False)
 
     def news(self) -> list[str]:
         """Return what was said since the last call."""
@@ -168,7 +169,7 @@ def _fit(
         for text in progress.news():
             say(text)
     if errors:
-        raise TrainingError(str(errors[0])) from errors[0]
+        raise TrainingError(_failure(training.output) or str(errors[0])) from errors[0]
 
 
 def _work(config: dict[str, object]) -> None:
@@ -183,9 +184,34 @@ def _work(config: dict[str, object]) -> None:
         training = replace(training, pack=pack.path_or_url())
     context = ray.train.get_context()
     group = Group(rank=context.get_world_rank(), world=context.get_world_size(), device=ray.train.torch.get_device())
+    _look_for_driver(training.output)
+    told = _failure(training.output)
+    if told:  # Ray starts workers again whatever they died of
+        raise TrainingError(told)
     stop = StopMark(training.output)
-    if not group.is_first:
-        run_training(training, group)
-    else:
-        with RunWriter(run) as writer:
-            run_training(training, group, recorder=writer, say=Progress(training.output).say, should_stop=stop.is_set)
+    try:
+        if not group.is_first:
+            run_training(training, group)
+        else:
+            with RunWriter(run) as writer:
+                run_training(training, group, recorder=writer, say=Progress(training.output).say, should_stop=stop.is_set)
+    except HOPELESS as error:
+        Storage(training.output).write(FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode(), durable=False)
+        raise
+
+
+def _look_for_driver(output: str) -> None:
+    """Raise TrainingError where this machine does not see the output that the driver holds the lock of."""
+    if not Storage(output).exists(LOCK):
+        raise TrainingError(
+            f"a worker on {socket.gethostname()} does not see the output {output} of the driver: "
+            "expected a folder or URL that all machines share"
+        )
+
+
+def _failure(output: str) -> str:
+    """Return what ended the training for good, empty where nothing did."""
+    try:
+        return str(json.loads(Storage(output).read(FAILURE))["error"])
+    except (OSError, ValueError):
+        return ""

@@ -2,7 +2,7 @@
 
     python jobs/train.py --network hypereditor --output runs/smile --settings.only '[smile]'
     python -m torch.distributed.run --nproc-per-node 2 jobs/train.py --plain --network e4e --output runs/e4e
-    ray job submit --working-dir . -- python jobs/train.py --config configs/train/smoke.yaml --workers.count 8
+    ray job submit --working-dir . -- python jobs/train.py --config configs/train/smoke.yaml --output /shared/smoke --workers.count 8
 
 The output holds checkpoints, log, sample sheets and, at the end, a pack: the one that the training leaned on, with the new network. The
 last line on standard output is JSON: steps, seconds, the numbers reached on held-out data, where the pack is. Exit codes: 0 done,
@@ -27,6 +27,7 @@ from models.pack_format import PackError
 from pipeline.config import ConfigError
 from pipeline.lock import OutputError
 from pipeline.shards import InputError
+from pipeline.tracking import TrackingError
 from training.checkpoint import CheckpointError
 from training.objective import SettingError
 from training.shards import DataError
@@ -46,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the newest checkpoint")
         return STOPPED
+    except TrackingError as error:
+        say(str(error))
+        return FAILED
     except TrainingError as error:
         say(f"failed: {error}")
         say("the same command goes on from the newest checkpoint")

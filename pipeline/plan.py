@@ -52,7 +52,7 @@ def make_plan(config: EditConfig) -> JobPlan:
     Raises ConfigError, InstructionError, PackError or InputError with what is wrong and what would work.
     """
     instructions = parse_instructions(config.instructions)
-    home = _output(config.output)
+    home = absolute_output(config.output)
     tracking = tracking_uri(config.tracking, home)
     pack_url, folder = _find_pack(config.pack, tracking)
     info, pack_hash = read_info(folder)
@@ -131,7 +131,7 @@ def _attribute_names(config: Mapping[str, object]) -> list[str]:
     return names + ([str(name) for name in binary] if isinstance(binary, (list, tuple)) else [])
 
 
-def _output(output: str) -> str:
+def absolute_output(output: str) -> str:
     """Return the absolute output. Raises ConfigError where it would land in the copy of the code that a Ray job works in."""
     if "://" in output:
         return output.rstrip("/")

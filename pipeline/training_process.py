@@ -44,7 +44,7 @@ def open_run(client: MlflowClient, request: Message) -> str:
     experiment = experiment_id(client, str(request["experiment"]), str(request["uri"]))
     found_by = {name: unquoted(str(value)) for name, value in _mapping(request["found_by"]).items()}
     tags = {name: str(value)[:TAG_LIMIT] for name, value in (_mapping(request["tags"]) | found_by).items()}
-    run_id = _unfinished(client, experiment, found_by)
+    run_id = _begun(client, experiment, found_by, finished_too=bool(request["finished_too"]))
     params = {name: str(value) for name, value in _mapping(request["params"]).items()}
     if run_id is None:
         run_id = str(client.create_run(experiment, tags=tags, run_name=str(request["name"])).info.run_id)
@@ -59,8 +59,9 @@ def open_run(client: MlflowClient, request: Message) -> str:
     return run_id
 
 
-def _unfinished(client: MlflowClient, experiment: str, found_by: Mapping[str, str]) -> str | None:
-    terms = [f"tags.`{name}` = '{value}'" for name, value in found_by.items()] + ["attributes.status != 'FINISHED'"]
+def _begun(client: MlflowClient, experiment: str, found_by: Mapping[str, str], *, finished_too: bool) -> str | None:
+    terms = [f"tags.`{name}` = '{value}'" for name, value in found_by.items()]
+    terms += [] if finished_too else ["attributes.status != 'FINISHED'"]
     runs = client.search_runs([experiment], " and ".join(terms), max_results=1, order_by=["attributes.start_time DESC"])
     return str(runs[0].info.run_id) if runs else None
 

@@ -43,9 +43,12 @@ class Run:
     run_id: str | None = None
 
 
-def open_run(config: TrackingConfig, *, output: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Run:
+def open_run(
+    config: TrackingConfig, *, output: str, name: str, params: Mapping[str, object], tags: Mapping[str, str], going_on: bool = False
+) -> Run:
     """Create the run of a training, or reopen it where one with this output and config exists that has not finished.
 
+    `going_on` says that the output holds its checkpoints: then a finished one is reopened, too.
     The config is told apart by the tag `hyperedit.config_hash`, by default the hash of `params`, which are also kept as config.yaml.
     """
     uri = tracking_uri(config, output)
@@ -55,6 +58,7 @@ def open_run(config: TrackingConfig, *, output: str, name: str, params: Mapping[
     commit = git_commit()
     request = {
         "do": "open",
+        "finished_too": going_on,
         "uri": uri,
         "experiment": config.experiment,
         "name": name,

@@ -138,7 +138,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 return unpack_tree(self._storage.read(self._path(step)))
-            except (CheckpointError, OSError) as error:
+            except (CheckpointError, FileNotFoundError) as error:
                 print(f"WARNING: checkpoint {self._path(step)} is passed over: {error}", file=sys.stderr, flush=True)
         return None
 

@@ -26,7 +26,7 @@ from training.share import Share
 Batch = TypeVar("Batch")
 Precision = Literal["bf16", "float32"]
 Split = Literal["validation", "held_out"]
-FEWEST_PICTURES = 20
+FEWEST_PICTURES = 40  # two of them validate, two are held out
 
 
 class SettingError(ValueError):
@@ -83,6 +83,8 @@ class Objective(nn.Module, ABC, Generic[Batch]):
     steps: int
     batch: int
     """Samples of one optimiser step, over all workers."""
+    multiple: int = 1
+    """What the samples of one worker's pass have to be a multiple of."""
     seed: int
     average: float | None = None
     """Decay of the exponential moving average of `net`; None keeps none."""

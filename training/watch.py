@@ -16,6 +16,7 @@ from pipeline.storage import Storage
 
 LOG = "log.jsonl"
 TERMINAL_EVERY_S = 5.0
+SENT_AGAIN = 500  # lines of the log that a resumed training hands over once more
 Say = Callable[[str], None]
 
 
@@ -51,7 +52,7 @@ class Watch:
             lines = [json.loads(line) for line in self._storage.read(LOG).decode().splitlines()]
             self._lines = [line for line in lines if line["step"] <= step]
         if self._recorder is not None:  # what a killed process had not handed over; the rest it knows
-            for line in self._lines:
+            for line in self._lines[-SENT_AGAIN:]:
                 figures = {key: float(str(value)) for key, value in line.items() if key not in ("step", "of", "s")}
                 self._recorder.metrics(int(str(line["step"])), figures)
         self._say(f"{self._name} goes on at step {step} of {self._steps}")

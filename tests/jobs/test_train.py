@@ -151,6 +151,16 @@ def test_stopped_robbed_and_killed_it_still_ends_with_the_same_weights(
     assert runs == 1 and sorted(set(steps)) == list(range(1, 41)) and len(steps) == 40
 
 
+@ray_job
+@slow
+def test_what_would_fail_again_is_told_and_not_tried_again(joined: Mapping[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ended = run(arguments(out, "--settings.rate", "1e30", "--tracking.enabled", "false"), env=joined)
+    assert ended.code == 1 and "FloatingPointError: the loss is" in ended.err, ended.err[-3000:]
+    assert "Traceback" not in ended.err and ended.err.count("goes on at step") <= 1
+    assert not (out / "pack").exists() and not (out / ".work").exists()
+
+
 @slow
 def test_without_ray_two_workers_of_torchrun_train_the_same(undisturbed: tuple[Path, Ended], tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -167,7 +177,7 @@ def test_without_ray_two_workers_of_torchrun_train_the_same(undisturbed: tuple[P
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "--network: none given; expected one of attributes"),
+        ([], "--network: none given; expected one of adversarial"),
         (["--network", "hypereditr", "--output", "o"], "did you mean 'hypereditor'?"),
         (["--network", "e4e", "--output", "o", "--settings.only", "[smile]"], "settings.only"),
         (["--network", "e4e", "--output", "o", "--settings.stesp", "3"], "did you mean --settings.steps?"),

@@ -131,7 +131,7 @@ def map_channels(clip: ClipModel, size: int) -> list[int]:
 class AdversarialObjective(Objective[Batch]):
     """Generator against discriminator; only the generator is averaged and goes into the pack."""
 
-    average, ahead = 0.995, 2
+    average, ahead, multiple = 0.995, 2, STDDEV_GROUP
     penalty: Tensor
 
     def __init__(self, config: AdversarialConfig, setting: Setting) -> None:
@@ -139,6 +139,7 @@ class AdversarialObjective(Objective[Batch]):
         self.config, self.steps, self.batch, self.seed = config, config.steps, config.batch, config.seed
         self.restarts = (config.warmup,)  # Adam's memory of the warm-up's zero gradients would make the first real ones count tenfold
         self.pack = (setting.needed("a generator's adversarial training"),)
+        _ = setting.rows  # raises where there are no pictures
         torch.manual_seed(config.seed)
         self.net: Generator = Generator.from_config(self.network_config())
         if config.go_on:

@@ -23,7 +23,7 @@ from models.instruction import Instruction, InstructionError, load_instructions
 from models.losses import directional_clip_loss, global_clip_loss, identity_loss, l2_loss
 from training.data import SEEDS, VALIDATION, to_float
 from training.edits import Judges, eligible, invert, measure, measure_pictures, summary
-from training.objective import Kind, Objective, Setting, Split, cosine
+from training.objective import Kind, Objective, Setting, SettingError, Split, cosine
 from training.share import Share
 
 INSTRUCTIONS = "configs/train/hypereditor_instructions.yaml"
@@ -88,6 +88,8 @@ class HyperEditorObjective(Objective[Batch]):
         self.steps, self.restarts = ends[-1], tuple(ends[:-1])
         self.instructions = chosen_instructions(config)
         self.judges = Judges.of(setting.needed("HyperEditor's training"), inverter=config.inverter)
+        if setting.pictures is None:
+            _check_truth(self.instructions, self.judges)
         self.target_KE = self.judges.clip.embed_texts([i.target for i in self.instructions])
         self.direction_KE = self.target_KE - self.judges.clip.embed_texts([i.source for i in self.instructions])
         torch.manual_seed(config.seed)
@@ -230,6 +232,22 @@ class HyperEditorObjective(Objective[Batch]):
             return to_float(pictures.pictures(rows)), pictures.latents(rows)
         data = invert(6, self.judges, seed=VALIDATION)
         return to_float(data.pictures), data.latents_NLD
+
+
+def _check_truth(instructions: Sequence[Instruction], judges: Judges) -> None:
+    """Raise SettingError or InstructionError where edits of rendered portraits could not be judged after the training."""
+    if judges.attributes is None:
+        raise SettingError(
+            "HyperEditor's training on rendered portraits measures its edits with the network attributes, which the pack lacks"
+        )
+    for instruction in instructions:
+        unknown = sorted(set(instruction.expects) - set(judges.attributes.names))
+        if unknown or not instruction.expects:
+            found = f"expects {unknown[0]!r}" if unknown else "expects nothing"
+            raise InstructionError(
+                f"instruction {instruction.name!r}: {found}; on rendered portraits it has to expect one or more of "
+                f"{', '.join(judges.attributes.names)}"
+            )
 
 
 def chosen_instructions(config: HyperEditorConfig) -> tuple[Instruction, ...]:
