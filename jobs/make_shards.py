@@ -3,8 +3,8 @@
     python jobs/make_shards.py --input pictures --output shards
 
 Every picture below the folder becomes a sample: its bytes untouched, its path without the extension as the key. Files that are no
-pictures are left out, counted and named. The same files give the same bytes. The last line printed is JSON; exit codes: 0 done, 2 wrong
-arguments or nothing to write.
+pictures or cannot be read are left out, counted and named. The same files give the same bytes. Shards of an earlier run are replaced when
+all new ones are written. The last line printed is JSON; exit codes: 0 done, 2 wrong arguments or nothing to write.
 """
 
 from __future__ import annotations
@@ -88,35 +88,57 @@ def _candidates(plain: str) -> Iterator[str]:
 
 
 def make_shards(options: Options) -> dict[str, object]:
-    """Write all shards and return counts. Raises FolderError, and OSError where a file cannot be read or written."""
+    """Write all shards and return counts. Raises FolderError, and OSError where nothing can be written."""
     source, target = Storage(options.input), Storage(options.output)
     _check(options, source, target)
     pictures, left_out = find_pictures(source.files(deep=True))
-    samples = _read(source, pictures, left_out)
-    names: list[str] = []
-    written = 0
-    for first in samples:
-        names.append(f"{PREFIX}-{len(names):05d}.tar")
-        with ShardWriter(target, names[-1] + TEMPORARY) as shard:
-            for key, members in chain([first], islice(samples, options.shard_size - 1)):
-                shard.write(key, members)
-        target.move(names[-1] + TEMPORARY, names[-1])
-        written += shard.finished.samples
+    names, written = _write(_read(source, pictures, left_out), target, shard_size=options.shard_size)
     _name(left_out)
     if not written:
         types = ", ".join(sorted(EXTENSIONS))
         raise FolderError(f"--input {options.input}: no picture among {len(left_out)} files; known types: {types}")
+    _publish(target, names)
     return {"output": options.output, "pictures": written, "left_out": len(left_out), "shards": len(names)}
+
+
+def _write(samples: Iterator[tuple[str, dict[str, bytes]]], target: Storage, *, shard_size: int) -> tuple[list[str], int]:
+    """Write shards under temporary names; return their final names and how many pictures they hold. Nothing stays after an error."""
+    names: list[str] = []
+    written = 0
+    try:
+        for first in samples:
+            names.append(f"{PREFIX}-{len(names):05d}.tar")
+            with ShardWriter(target, names[-1] + TEMPORARY) as shard:
+                for key, members in chain([first], islice(samples, shard_size - 1)):
+                    shard.write(key, members)
+            written += shard.finished.samples
+    except BaseException:
+        for name in names:
+            target.remove(name + TEMPORARY)
+        raise
+    return names, written
+
+
+def _publish(target: Storage, names: Sequence[str]) -> None:
+    """Give written shards their names and remove those of earlier runs, which may have been more."""
+    for name in names:
+        target.move(name + TEMPORARY, name)
+    for name in target.files():
+        if SHARD.fullmatch(name) and name not in names:
+            target.remove(name)
 
 
 def _read(source: Storage, pictures: Sequence[Picture], left_out: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield key and members of every picture whose header can be read; add the others to `left_out`."""
     for picture in pictures:
-        data = source.read(picture.path)
         try:
+            data = source.read(picture.path)
             check_header(data)
         except SampleFailure as failure:
             left_out.append((picture.path, failure.reason))
+            continue
+        except OSError as error:  # no right to read it, or a link to nothing
+            left_out.append((picture.path, f"the file cannot be read: {error.strerror or error}"))
             continue
         yield picture.key, {picture.ext: data}
 
@@ -128,12 +150,9 @@ def _check(options: Options, source: Storage, target: Storage) -> None:
         raise FolderError(f"--input {options.input}: expected a folder with pictures, found {'a file' if source.exists() else 'nothing'}")
     if f"{target.root}/".startswith(f"{source.root.rstrip('/')}/") and target.is_local == source.is_local:
         raise FolderError(f"--output {options.output} lies in --input {options.input}: name a folder outside of it")
-    there = target.files()
-    others = [name for name in there if not SHARD.fullmatch(name)]
+    others = [name for name in target.files() if not SHARD.fullmatch(name)]
     if others:
         raise FolderError(f"--output {options.output} holds {others[0]}, which this command did not write: name an empty folder")
-    for name in there:  # an earlier run may have written more shards than this one will
-        target.remove(name)
 
 
 def _name(left_out: Sequence[tuple[str, str]]) -> None:

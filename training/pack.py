@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from torch import nn
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.pack import Pack, add_file, start_pack, write_network
+from models.pack_format import INDEX
+from pipeline.lock import OutputError
 from training.data import HELD_OUT, VALIDATION
 from training.edits import Judges, measure, summary
 from training.group import Group
@@ -131,15 +133,25 @@ def _trained(stage: Stage) -> str:
     return kind_of(stage.network).network
 
 
-def run_stage(plan: Recipe, name: str, work: Path, *, recorder: Recorder | None = None, threads: int = 1) -> Result:
-    """Run one stage or go on with it; the stages that it needs must be done."""
+def run_stage(
+    plan: Recipe,
+    name: str,
+    work: Path,
+    *,
+    recorder: Recorder | None = None,
+    threads: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Run one stage or go on with it, until `should_stop` says so; the stages that it needs must be done."""
     stage, out = plan.stages[name], work / name
     base = _base(stage, out, work)
     training = Training(
         network=stage.network, settings=stage.settings, output=str(out), loop=LoopConfig(log_every=50, checkpoint_every=500),
         pack=str(base) if base is not None else None, threads=threads, head=HEAD, provenance={"command": "make pack"},
     )  # fmt: skip
-    result = run_training(training, Group(), recorder=recorder)
+    result = run_training(training, Group(), recorder=recorder, should_stop=should_stop)
+    if not result.finished:
+        return result
     if stage.ablation:
         pictures = max(10, round(100 * plan.scale))
         compared = compare_strengths(Pack.load(out / PACK), chosen_of(stage), pictures=pictures)
@@ -183,7 +195,10 @@ def plain_settings(stage: Stage) -> dict[str, object]:
 
 
 def join(plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: str | None = None) -> None:
-    """Join the stages' results into one pack; `seconds` is what the command took, all its runs together."""
+    """Join the stages' results into one pack; `seconds` is what the command took, all its runs together.
+
+    A kill leaves the old pack or the new one. Raises OutputError where the folder holds something else.
+    """
     stages = plan.stages
     results = {name: json.loads((work / name / "result.json").read_text()) for name in stages}
     provenance: dict[str, object] = {
@@ -195,12 +210,47 @@ def join(plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: 
         "stage_seconds": {name: result["seconds"] for name, result in results.items()},
         "ablation": {name: json.loads((work / name / STRENGTHS).read_text()) for name, stage in stages.items() if stage.ablation},
     } | ({"mlflow_run": mlflow_run} if mlflow_run else {}) | ({"scale": plan.scale} if plan.scale < 1 else {})  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
-    start_pack(folder, **HEAD, provenance=provenance)  # type: ignore[arg-type]
+    settle(folder)
+    wrong = output_problem(folder)
+    if wrong:
+        raise OutputError(wrong)
+    new, old = _beside(folder)
+    start_pack(new, **HEAD, provenance=provenance)  # type: ignore[arg-type]
     for name in plan.packed():
-        _copy(work / name / PACK, _trained(stages[name]), folder, dtype=torch.float16)
-    shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, folder / HYPEREDITOR_DETAILS)
-    add_file(folder, HYPEREDITOR_DETAILS)
+        _copy(work / name / PACK, _trained(stages[name]), new, dtype=torch.float16)
+    shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, new / HYPEREDITOR_DETAILS)
+    add_file(new, HYPEREDITOR_DETAILS)
+    if folder.exists():
+        folder.resolve().rename(old)
+    new.rename(folder.resolve())
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def output_problem(folder: Path) -> str | None:
+    """Return why no pack can be written there, if so: only a pack or an empty folder is replaced."""
+    if not folder.exists() or (folder / INDEX).is_file():
+        return None
+    if not folder.is_dir():
+        return f"--output {folder}: expected a folder, found a file; name a folder"
+    found = min((path.name for path in folder.iterdir()), default=None)
+    if found is None:
+        return None
+    return f"--output {folder} holds {found} and no {INDEX}: it is no pack, so it is not replaced; name a new folder, an empty one or a pack"
+
+
+def settle(folder: Path) -> None:
+    """Clear away what a command that was killed while it replaced this pack left beside it; an old pack moved aside comes back."""
+    new, old = _beside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder.resolve())
+    for path in (new, old):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Return where a new pack is built and where the old one waits until the new one is in its place: a rename away."""
+    place = folder.resolve()
+    return place.with_name(f".{place.name}.joining"), place.with_name(f".{place.name}.replaced")
 
 
 def compare_strengths(pack: Pack, instructions: Sequence[Instruction], *, pictures: int) -> dict[str, object]:
