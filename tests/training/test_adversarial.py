@@ -211,3 +211,19 @@ def test_a_training_leaves_a_pack_with_the_new_generator_and_without_what_was_bo
     assert {"conv1.conv.weight", "to_rgb1.bias"}.isdisjoint(kept)
     assert torch.allclose(made.mean_latent(), base.generator().mean_latent(), atol=1e-6)
     assert (tmp_path / "sheets" / "step-000006.png").is_file()
+
+
+def test_codes_of_real_pictures_are_painted_alike_by_any_number_of_workers(data: str) -> None:
+    objective = objective_of(data, COMMITTED, reconstruct=1.0, batch=8, warmup=100)
+    (batch,) = drawn(objective, 1)
+    assert batch.anchored_B.tolist() == [True, False] * 4
+    first = objective(batch)[1]["copied"]
+    halves = [objective(part)[1]["copied"] for part in drawn(objective, 1, world=2)]
+    assert torch.allclose(first, torch.stack(halves).mean(), rtol=1e-4)
+    optimizer = objective.optimizer()
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss, figures = objective(batch)
+        loss.backward()
+        optimizer.step()
+    assert figures["copied"] < 0.9 * first

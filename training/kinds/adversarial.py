@@ -3,8 +3,9 @@
 StyleGAN2's non-saturating loss and lazy R1 (Karras et al. 2020), with DiffAugment's colour and translation (Zhao et al. 2020) on all
 that the discriminators see, so that a few hundred pictures last. A discriminator that starts from nothing needs many more steps than a
 CPU has time for to say what is missing; so small heads on the feature maps of the pack's CLIP judge too (Projected GANs, Sauer et al.
-2021; `features`). With `go_on` the pack's generator is fine-tuned and the discriminator,
-which no pack keeps, starts from nothing; until it has learnt to tell (`warmup`) the generator stands still.
+2021; `features`), and the generator may be asked to paint half of the pictures from the codes that the pack's encoder finds for real ones
+(`reconstruct`). With `go_on` the pack's generator is fine-tuned and the discriminator, which no pack keeps, starts from nothing; until it
+has learnt to tell (`warmup`) it teaches the generator nothing.
 One backward pass serves both networks: the discriminator's loss sees detached pictures, the generator's runs a detached discriminator.
 Groups of the minibatch deviation are neighbours in the global batch, so several workers follow one as long as every share is a multiple
 of 4. Differs: no path length penalty and no adaptive augmentation; noise is the stored one, as everywhere in this project.
@@ -24,12 +25,14 @@ from torch.nn import functional as F
 
 from models.clip import ClipModel
 from models.discriminator import STDDEV_GROUP, Discriminator, FeatureHeads
+from models.inverters import Inverter
 from models.losses import discriminator_adversarial_loss, generator_adversarial_loss, r1_penalty
 from models.pack import Pack
 from models.stylegan2 import Generator
 from pipeline.align import MIN_FACE_SCORE
 from pipeline.frechet import Moments, distance
 from training.data import SEEDS, VALIDATION, device_of, seeded, to_bytes, to_float
+from training.kinds.generator import feature_loss, picture_loss
 from training.objective import Kind, Objective, Setting, SettingError, Split, cosine
 from training.share import Share
 
@@ -59,6 +62,10 @@ class AdversarialConfig:
     """Gamma of R1; StyleGAN2's 10 is for larger pictures."""
     features: float = 1.0
     """Weight of the heads on CLIP's feature maps; 0 needs no CLIP with a residual picture tower, and is plain StyleGAN2."""
+    reconstruct: float = 0.0
+    """Weight of painting training pictures from the codes that an encoder of the pack finds for them (`inverter`): pixels, edges and CLIP's
+    features. Every other picture is then one of these, the rest are random; it learns a look in hundreds of steps."""
+    inverter: str = "e4e"
     mixing: float = 0.5
     """Share of pictures whose slots come from two latents."""
     colour: float = 0.25
@@ -78,6 +85,8 @@ class Batch:
     z_2BD: Tensor
     cut_B: Tensor
     chance_2BA: Tensor
+    anchored_B: Tensor
+    """Which pictures are painted from the code of a real one, that at the same place."""
     penalised: bool
     warming_up: bool
 
@@ -148,6 +157,7 @@ class AdversarialObjective(Objective[Batch]):
         self.discriminator = Discriminator(self.net.size, channels=self.net.channels)
         if config.features:
             self.heads = FeatureHeads(map_channels(self.pack[0].clip(), self.net.size))
+        self.inverter: tuple[Inverter, ...] = (self.pack[0].inverter(config.inverter),) if config.reconstruct else ()
         self.register_buffer("penalty", torch.zeros(()))
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -173,13 +183,15 @@ class AdversarialObjective(Objective[Batch]):
             z_2BD=share.own(z).transpose(0, 1).to(device),
             cut_B=share.own(torch.where(mixed, cut, self.net.n_latents)).to(device),
             chance_2BA=share.own(chance).transpose(0, 1).to(device),
+            anchored_B=(share.places % 2 == 0).to(device) & bool(config.reconstruct),
             penalised=share.step % R1_EVERY == 0, warming_up=share.step < config.warmup,
         )  # fmt: skip
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of both networks' losses, each without gradient for the other."""
         with self.mixed_precision():
-            fake = self._augmented(self.made(batch).float(), batch.chance_2BA[0])
+            made = self.made(batch).float()
+            fake = self._augmented(made, batch.chance_2BA[0])
             fooled = judged_by_frozen(self.discriminator, fake).float()
             fake_scores = self.discriminator(fake.detach()).float()
         real = self._augmented(batch.real_BCHW, batch.chance_2BA[1])
@@ -189,9 +201,12 @@ class AdversarialObjective(Objective[Batch]):
         by_features = self._by_features(fake, real) if self.config.features else (0.0, 0.0)
         generator_loss = generator_loss + self.config.features * by_features[0]
         discriminator_loss = discriminator_loss + self.config.features * by_features[1]
-        loss = generator_loss * float(not batch.warming_up) + discriminator_loss + self.config.r1 / 2 * R1_EVERY * penalty
+        copied = self._copied(made, batch) if self.config.reconstruct else fake.new_zeros(())
+        painted = generator_loss * float(not batch.warming_up) + self.config.reconstruct * copied
+        loss = painted + discriminator_loss + self.config.r1 / 2 * R1_EVERY * penalty
         told = ((real_scores > 0).float().mean() + (fake_scores < 0).float().mean()) / 2
         figures = {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss, "told_apart": told}
+        figures |= {"copied": copied} if self.config.reconstruct else {}
         return loss, figures | {"r1": penalty if batch.penalised else self.penalty}
 
     def observe(self, figures: Mapping[str, Tensor]) -> None:
@@ -199,10 +214,22 @@ class AdversarialObjective(Objective[Batch]):
         self.penalty.copy_(figures["r1"])
 
     def made(self, batch: Batch) -> Tensor:
-        """Return the generator's pictures of a batch's latents, some mixed of two."""
+        """Return the generator's pictures of a batch's latents, some mixed of two, and of the codes of real pictures."""
         first, second = (self.net.repeat(self.net.mapping(z_BD)) for z_BD in batch.z_2BD)
         slots = torch.arange(self.net.n_latents, device=first.device)
-        return self.net.synthesis(torch.where((slots >= batch.cut_B[:, None])[:, :, None], second, first))
+        w_BLD = torch.where((slots >= batch.cut_B[:, None])[:, :, None], second, first)
+        if self.config.reconstruct:
+            with torch.no_grad():
+                codes = self.inverter[0].invert(batch.real_BCHW[batch.anchored_B]).latents_BLD
+            w_BLD = w_BLD.index_put((batch.anchored_B,), codes.to(w_BLD.dtype))
+        return self.net.synthesis(w_BLD)
+
+    def _copied(self, made_BCHW: Tensor, batch: Batch) -> Tensor:
+        """Return how far the pictures of real ones' codes are from them."""
+        made, wanted = made_BCHW[batch.anchored_B], batch.real_BCHW[batch.anchored_B]
+        with self.mixed_precision():
+            features = feature_loss(self.pack[0].clip(), made, wanted)
+        return picture_loss(made, wanted, torch.ones_like(wanted[:1, :1]), edges=1.0) + features
 
     def _augmented(self, image_BCHW: Tensor, chance_BA: Tensor) -> Tensor:
         return neighbours(augment(image_BCHW, chance_BA, colour=self.config.colour, shift=self.config.shift))
