@@ -235,7 +235,9 @@ def output_problem(folder: Path) -> str | None:
     found = min((path.name for path in folder.iterdir()), default=None)
     if found is None:
         return None
-    return f"--output {folder} holds {found} and no {INDEX}: it is no pack, so it is not replaced; name a new folder, an empty one or a pack"
+    return (
+        f"--output {folder} holds {found} and no {INDEX}: it is no pack, so it is not replaced; name a new folder, an empty one or a pack"
+    )
 
 
 def settle(folder: Path) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs import make_shards as job
 from jobs.make_shards import find_pictures
+from pipeline.shard_writer import ShardWriter
 from training.shards import ShardPictures
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +106,31 @@ def test_wrong_arguments_are_refused_in_a_sentence(folder: Path, tmp_path: Path,
     ended = run(*(argument.format(tmp_path) for argument in arguments))
     assert ended.returncode == 2 and said in ended.stderr and "Traceback" not in ended.stderr
     assert (tmp_path / "taken" / "mine.tar").read_bytes() == b"precious" and not list(folder.rglob("*.tar"))
+
+
+def test_what_cannot_be_read_is_left_out_counted_and_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "aa.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    result = job.make_shards(job.Options(input=str(folder), output=str(tmp_path / "shards")))
+    assert (result["pictures"], result["left_out"]) == (5, 4)
+    assert "left out aa.jpg: the file cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_old_shards_stay_until_there_are_new_ones(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(source: Path) -> None:
+        job.make_shards(job.Options(input=str(source), output=str(tmp_path / "shards"), shard_size=2))
+
+    write(folder)
+    old = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "notes.txt").write_bytes(b"no picture")
+    with pytest.raises(job.FolderError, match="no picture among 1 files"):
+        write(tmp_path / "wrong")
+
+    def full(_writer: ShardWriter, key: str, _members: object) -> None:
+        if key == "more/z":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(folder)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == old

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from mlflow import MlflowClient
 
+from jobs import train_pack as job
 from models.pack import Pack
-from training.pack import recipe
+from pipeline.config import TrackingConfig
+from pipeline.lock import LOCK, FolderLock
+from pipeline.storage import Storage
+from pipeline.training_run import Run
+from training.pack import DONE, recipe
 
 ROOT = Path(__file__).parents[2]
 SCALE = 0.001
@@ -74,3 +85,147 @@ def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], said: str) -
     done = train_pack(tmp_path, *more)
     assert done.returncode == 2 and said in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Give the test's process its signal handlers and threads back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+
+
+def options(folder: Path, **more: object) -> job.Options:
+    unrecorded = TrackingConfig(enabled=False)
+    return job.Options(scale=SCALE, work=folder / "work", output=folder / "pack", tracking=unrecorded, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("output", "work", "said"),
+    [
+        ("home", "work", "holds diary.txt and no pack.yaml"),
+        ("home/diary.txt", "work", "expected a folder, found a file"),
+        ("new", "new/work", "which is replaced at the end"),
+        ("new", "new", "which is replaced at the end"),
+        ("work/base/pack", "work", "lies in the folder of a stage"),
+    ],
+)
+def test_an_output_that_is_no_pack_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, work: str, said: str
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "diary.txt").write_text("dear diary")
+    assert job.main(["--output", str(tmp_path / output), "--work", str(tmp_path / work)]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["home", "diary.txt"]
+
+
+def test_an_empty_folder_and_a_pack_are_replaced(tmp_path: Path) -> None:
+    assert job.check(options(tmp_path)) is None
+    (tmp_path / "pack").mkdir()
+    assert job.check(options(tmp_path)) is None
+    (tmp_path / "pack" / "pack.yaml").write_text("name: old")
+    assert job.check(options(tmp_path)) is None
+
+
+def test_a_second_command_on_the_same_work_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], restored: None) -> None:
+    lock = FolderLock(Storage(str(tmp_path / "work")))
+    lock.acquire()
+    try:
+        code = job.main(["--scale", str(SCALE), "--work", str(tmp_path / "work"), "--output", str(tmp_path / "pack")])
+    finally:
+        lock.release()
+    said = capsys.readouterr().err
+    assert code == 2 and f"--work {tmp_path / 'work'}: another job is writing there" in said and "--output" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["work"] and not (tmp_path / "work" / "seconds.json").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_stops_the_command_and_its_stages(tmp_path: Path, capfd: pytest.CaptureFixture[str], restored: None) -> None:
+    plan, work, stages = recipe(SCALE), tmp_path / "work", list[psutil.Process]()
+    (work / "clip").mkdir(parents=True)
+    (work / "clip" / DONE).write_text(plan.fingerprint("clip"))  # the next one, base, is long enough to be interrupted
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts a command in the background
+
+    def interrupt() -> None:
+        while not (work / "base" / LOCK).is_file():
+            time.sleep(0.02)
+        stages.extend(psutil.Process().children(recursive=True))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    other = threading.Thread(target=interrupt, daemon=True)
+    other.start()
+    own = ["--scale", str(SCALE), "--work", str(work), "--output", str(tmp_path / "pack"), "--parallel", "1"]
+    assert job.main([*own, "--tracking.enabled", "false"]) == 130
+    other.join()
+    said = capfd.readouterr().err
+    assert "interrupted; the same command goes on" in said and "Traceback" not in said
+    assert stages and not any(stage.is_running() for stage in stages)
+    assert "stage base stopped at step 5 of 8" in said and not plan.is_done("base", work)
+    assert not (work / LOCK).exists() and not (work / "base" / LOCK).exists() and not (tmp_path / "pack").exists()
+
+
+def test_a_stage_stops_at_a_checkpoint_when_its_driver_is_gone(tmp_path: Path, restored: None) -> None:
+    own = ["--scale", str(SCALE), "--work", str(tmp_path), "--stage", "base", "--tracking.enabled", "false"]
+    assert job.main([*own, "--driver", "999999999"]) == 130
+    result = json.loads((tmp_path / "base" / "result.json").read_text())
+    assert (result["step"], result["finished"]) == (5, False)
+    assert list((tmp_path / "base" / "checkpoints").iterdir()) and not (tmp_path / "base" / DONE).exists()
+
+
+def deaf(given: job.Options, name: str, _run: Run) -> list[str]:
+    """Return a stage that hears no SIGTERM."""
+    code = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.mkdir(sys.argv[1]); time.sleep(60)"
+    return [sys.executable, "-c", code, str(given.work / name)]
+
+
+def test_the_time_is_kept_while_stages_run_and_one_that_does_not_stop_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"stage_command": deaf, "POLL_S": 0.02, "SAVE_S": 0.1, "STOP_TIMEOUT_S": 0.5}.items():
+        monkeypatch.setattr(job, name, value)
+    given, stop = options(tmp_path, parallel=1), job.Stop()
+    given.work.mkdir()
+    kept: list[float] = []
+
+    def interrupt() -> None:
+        while not (given.work / "clip").exists() or not kept or kept[-1] < 0.3:
+            time.sleep(0.05)
+            kept.extend([job.Spent(given.work).seconds] if (given.work / job.SPENT).exists() else [])
+        stop.asked = True
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with pytest.raises(KeyboardInterrupt):
+        job.train_all(recipe(SCALE), given, Run(uri=""), stop=stop, spent=job.Spent(given.work))
+    other.join()
+    assert stop.running["clip"].returncode == -signal.SIGKILL
+    assert "stage clip did not stop" in capsys.readouterr().err
+    assert 0.3 <= kept[-1] < 30
+
+
+def test_a_second_signal_ends_everything_at_once(monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(job.os, "_exit", leave)
+    stop = job.Stop()
+    stop.running["base"] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    stop.listen()
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.is_set() and stop.running["base"].poll() is None
+    with pytest.raises(SystemExit, match="130"):
+        signal.raise_signal(signal.SIGINT)
+    assert stop.running["base"].wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_stage_waits_for_its_driver_to_end_it(restored: None) -> None:
+    stop = job.Stop(driver=os.getppid())
+    stop.listen()
+    assert not stop.is_set()
+    for _ in range(3):  # Ctrl-C in a terminal reaches the stage, and so does what its driver sends it then
+        signal.raise_signal(signal.SIGINT)
+    assert stop.is_set()

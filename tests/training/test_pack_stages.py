@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from models.pack import Pack, add_file, start_pack, write_network
+from pipeline.lock import OutputError
 from tests.training.small_kinds import frozen
 from training.kinds.identity import IdentityConfig
 from training.objective import kind_of
-from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe
+from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe, settle
 from training.run import PACK, RESULT
 
 NAMES = tuple(recipe().stages)
@@ -118,3 +119,39 @@ def test_results_are_joined_into_one_pack(tmp_path: Path) -> None:
     assert (told["seconds"], told["thread_seconds"], told["mlflow_run"]) == (12.3, float(sum(range(len(NAMES)))), "abc")
     assert told["ablation"] == {"directional": {"strength": 1.5}, "global": {"strength": 1.5}}
     assert {path.name for path in folder.iterdir()} == {"pack.yaml", *pack.info.hashes()}
+
+
+def test_only_a_pack_or_an_empty_folder_is_replaced(tmp_path: Path) -> None:
+    plan, folder = recipe(), tmp_path / "joined"
+    work = results(plan, tmp_path / "work")
+    folder.mkdir()
+    (folder / "diary.txt").write_text("dear diary")
+    with pytest.raises(OutputError, match=r"holds diary.txt and no pack.yaml"):
+        join(plan, work, folder, seconds=1.0)
+    assert [path.name for path in folder.iterdir()] == ["diary.txt"]
+    (folder / "diary.txt").unlink()
+    join(plan, work, folder, seconds=1.0)
+    assert Pack.load(folder).info.provenance["seconds"] == 1.0
+
+
+def test_a_kill_leaves_the_old_pack_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, folder, rename = recipe(), tmp_path / "joined", Path.rename
+    work = results(plan, tmp_path / "work")
+    join(plan, work, folder, seconds=1.0)
+    for before in (0, 1):  # killed before the first rename, and between both
+        left = [before]
+
+        def killed(path: Path, target: Path, left: list[int] = left) -> Path:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return rename(path, target)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Path, "rename", killed)
+            join(plan, work, folder, seconds=2.0)
+        found = sorted(Pack.load(path).info.provenance["seconds"] for path in tmp_path.glob("*joined*"))  # type: ignore[type-var]
+        assert found == [1.0, 2.0] and folder.exists() == (before == 0)
+        settle(folder)
+        assert Pack.load(folder).info.provenance["seconds"] == 1.0
+        assert {path.name for path in tmp_path.iterdir()} == {"work", "joined"}
