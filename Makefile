@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHON
 
-.PHONY: help setup demo test check bench train-smoke pack lock clean
+.PHONY: help setup demo test test-long check bench train-smoke pack lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,6 +18,9 @@ demo: setup ## edit 320 portraits through a local Ray and say where the report i
 
 test: setup check ## run the checks, then every test that needs no GPU
 	@$(PY) -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(TESTS)
+
+test-long: setup ## run the tests that take minutes each
+	@$(PY) -m pytest -m long $(TESTS)
 
 check: setup ## ruff, mypy and the length of the files
 	@$(PY) -m ruff check .

@@ -5,6 +5,7 @@ The owner's side is `Child` (a conversation) and `ask` (one question), the child
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
@@ -52,6 +53,11 @@ class Child:
     def pid(self) -> int:
         """Return the id of the process."""
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether the process runs."""
+        return self._process.poll() is None
 
     def send(self, message: Message) -> bool:
         """Hand over a message; blocks while the pipe is full. Return False where the child is gone."""
@@ -102,14 +108,38 @@ class Child:
         self._answers.put("")
 
 
-def ask(module: str, request: Message, *, timeout_s: float) -> dict[str, object]:
-    """Ask a child one thing and return its answer. Raises ChildError."""
-    child = Child(module)
+def ask(module: str, request: Message, *, timeout_s: float, keep: bool = False) -> dict[str, object]:
+    """Ask a child one thing and return its answer; `keep` leaves it for the next question, until `release`. Raises ChildError."""
+    kept = _kept.pop((os.getpid(), module), None)
+    child = kept if kept is not None and kept.is_alive else Child(module)
+    done = False
     try:
         child.send(request)
-        return child.answer(timeout_s)
+        answer = child.answer(timeout_s)
+        done = True
+        return answer
     finally:
+        if done and keep:
+            _kept[os.getpid(), module] = child
+        else:
+            child.close(timeout_s=2.0)
+
+
+def release(module: str) -> None:
+    """End the child that was kept for the next question, if there is one."""
+    child = _kept.pop((os.getpid(), module), None)
+    if child is not None:
         child.close(timeout_s=2.0)
+
+
+_kept: dict[tuple[int, str], Child] = {}  # by process, since a fork shares the pipes of its parent
+
+
+@atexit.register
+def _release_all() -> None:
+    for pid, module in list(_kept):
+        if pid == os.getpid():
+            release(module)
 
 
 def serve(handler: Callable[[Iterator[Message]], Iterator[Message]]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.pack_format import PackError, cache_folder, read_info, verify
-from pipeline.child import ChildError, Message, ask
+from pipeline.child import ChildError, Message, ask, release
 from pipeline.config import ConfigError
 from pipeline.tracking import TrackingError
 
@@ -88,11 +88,14 @@ def find_pack(url: str, *, uri: str | None = None, sha256: str | None = None) ->
         raise ConfigError(f"--pack {url}: which registry? Give the address of the MLflow server as MLFLOW_TRACKING_URI")
     if sha256 and PINNED.fullmatch(url) and _is_whole(cache_folder() / sha256, sha256):
         return FoundPack(url=url, folder=str(cache_folder() / sha256))
-    found = _ask({"do": "find", "url": url}, server, timeout_s=ANSWER_TIMEOUT_S)
-    pinned, digest = f"{SCHEME}{found['model']}/{found['version']}", str(found["sha256"])
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise PackError(f"pack {pinned} of {server}: has no tag pack_sha256, so it is no pack; register packs with register_pack")
-    return FoundPack(url=pinned, folder=str(_bring(pinned, digest, server)))
+    try:
+        found = _ask({"do": "find", "url": url}, server, timeout_s=ANSWER_TIMEOUT_S)
+        pinned, digest = f"{SCHEME}{found['model']}/{found['version']}", str(found["sha256"])
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise PackError(f"pack {pinned} of {server}: has no tag pack_sha256, so it is no pack; register packs with register_pack")
+        return FoundPack(url=pinned, folder=str(_bring(pinned, digest, server)))
+    finally:
+        release(MODULE)
 
 
 def _bring(url: str, sha256: str, server: str) -> Path:
@@ -144,7 +147,7 @@ def _alone(target: Path) -> Iterator[None]:
 
 def _ask(request: Message, server: str, *, timeout_s: float) -> dict[str, object]:
     try:
-        return ask(MODULE, {**request, "uri": server}, timeout_s=timeout_s)
+        return ask(MODULE, {**request, "uri": server}, timeout_s=timeout_s, keep=True)
     except ChildError as error:
         if error.kind == PackError.__name__:
             raise PackError(error.text) from error

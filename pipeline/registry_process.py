@@ -24,19 +24,23 @@ MOST_LISTED = 20
 
 
 def registry(messages: Iterator[Message]) -> Iterator[Message]:
-    """Serve one request."""
-    request = next(messages)
+    """Serve requests, one after the other."""
+    for request in messages:
+        yield answer(request)
+
+
+def answer(request: Message) -> Message:
+    """Serve one request. Raises PackError."""
     uri = str(request["uri"])
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise PackError(f"pack {request.get('url', request.get('folder'))}: there is no MLflow database at {uri}; set MLFLOW_TRACKING_URI")
     client = connect(uri)
     if request["do"] == "register":
-        yield {"version": register(client, request)}
-    elif request["do"] == "find":
+        return {"version": register(client, request)}
+    if request["do"] == "find":
         found = find(client, str(request["url"]), uri)
-        yield {"model": found.name, "version": str(found.version), "sha256": dict(found.tags).get(SHA256_TAG, "")}
-    else:
-        yield {"folder": download(client, request)}
+        return {"model": found.name, "version": str(found.version), "sha256": dict(found.tags).get(SHA256_TAG, "")}
+    return {"folder": download(client, request)}
 
 
 def register(client: MlflowClient, request: Message) -> str:

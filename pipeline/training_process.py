@@ -1,6 +1,6 @@
 """The process that talks to MLflow for a training: `python -m pipeline.training_process`.
 
-The first message says what to do: open the run, end it, or write to it until {"end": true} or the end of the input.
+A message says what to do: open a run, end it, or, as the last, write to it until {"end": true} or the end of the input.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ TAG_LIMIT = 5000
 
 
 def training(messages: Iterator[Message]) -> Iterator[Message]:
-    """Serve one request."""
-    request = next(messages)
-    if request["do"] == "write":
-        yield from write(request, messages)
-        return
-    client = connect(str(request["uri"]))
-    if request["do"] == "open":
-        yield {"run_id": open_run(client, request)}
-    else:
-        end_run(client, str(request["run_id"]), request)
-        yield {"run_id": request["run_id"]}
+    """Serve requests, one after the other; the one to write is the last."""
+    for request in messages:
+        if request["do"] == "write":
+            yield from write(request, messages)
+            return
+        client = connect(str(request["uri"]))
+        if request["do"] == "open":
+            yield {"run_id": open_run(client, request)}
+        else:
+            end_run(client, str(request["run_id"]), request)
+            yield {"run_id": request["run_id"]}
 
 
 def open_run(client: MlflowClient, request: Message) -> str:

@@ -68,7 +68,7 @@ def open_run(
         "tags": {**({COMMIT_TAG: commit} if commit else {}), **tags},
     }
     try:
-        return Run(uri=uri, run_id=str(ask(MODULE, request, timeout_s=START_TIMEOUT_S)["run_id"]))
+        return Run(uri=uri, run_id=str(ask(MODULE, request, timeout_s=START_TIMEOUT_S, keep=True)["run_id"]))
     except ChildError as error:
         warn(uri, error, consequence="The training goes on without a record of it in MLflow.")
         return Run(uri=uri)
@@ -80,7 +80,7 @@ def end_run(run: Run, *, status: str, metrics: Mapping[str, float], artifacts: S
         return
     request = {"do": "end", "uri": run.uri, "run_id": run.run_id, "status": status, "metrics": dict(metrics), "artifacts": list(artifacts)}
     try:
-        ask(MODULE, request, timeout_s=FINISH_TIMEOUT_S)
+        ask(MODULE, request, timeout_s=FINISH_TIMEOUT_S, keep=True)
     except ChildError as error:
         warn(run.uri, error, consequence=UNAFFECTED)
 

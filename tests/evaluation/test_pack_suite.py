@@ -61,7 +61,7 @@ def test_summary_averages_and_counts_flips() -> None:
     ("evaluate", ["--pack", "no/such/pack"], "no such folder"),
     ("make_portraits", ["--output", "x", "--count", "0"], "must be 1 or more"),
     ("make_portraits", ["--output", "x", "--style", "cubist"], "expected one of photo"),
-    ("train_pack", ["--stage", "encoder"], "expected one of base"),
+    ("train_pack", ["--stage", "encoder"], "expected one of clip, base"),
     ("train_pack", ["--stage", "e4e", "--work", "nowhere"], "needs generator"),
 ])  # fmt: skip
 def test_wrong_arguments_end_with_two_and_say_what_was_expected(job: str, flags: list[str], words: str) -> None:

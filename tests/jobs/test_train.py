@@ -155,7 +155,7 @@ def test_stopped_robbed_and_killed_it_still_ends_with_the_same_weights(
 @slow
 def test_what_would_fail_again_is_told_and_not_tried_again(joined: Mapping[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ended = run(arguments(out, "--settings.rate", "1e30", "--tracking.enabled", "false"), env=joined)
+    ended = run(arguments(out, "--settings.rate", "1e30", "--workers.max_failures", "1", "--tracking.enabled", "false"), env=joined)
     assert ended.code == 1 and "FloatingPointError: the loss is" in ended.err, ended.err[-3000:]
     assert "Traceback" not in ended.err and ended.err.count("goes on at step") <= 1
     assert not (out / "pack").exists() and not (out / ".work").exists()

@@ -39,6 +39,7 @@ def train_pack(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_one_command_trains_records_and_joins_every_network(tmp_path: Path) -> None:
     done = train_pack(tmp_path)
