@@ -157,14 +157,12 @@ class Attempt:
         `digests` gives the SHA-256 of files that were hashed while written. Raises OutputError when another job took the
         output over, or when the shard was finished with other settings meanwhile.
         """
-        known = {**self._digests, **(digests or {})}
-        files = {
-            relative: FileMark(
-                sha256=known.get(relative) or self.storage.sha256(f"{self._folder}/{relative}"),
-                size_bytes=self.storage.size(f"{self._folder}/{relative}"),
-            )
-            for relative in sorted(self._files)
-        }
+        try:
+            files = self._file_marks({**self._digests, **(digests or {})})
+        except FileNotFoundError:  # who was first may take a file with the same bytes out of the folder of another attempt
+            if self.adopt(identity):
+                return False
+            raise
         record = Record(shard=self.shard, identity=identity, files=files, counts=counts, statuses=statuses, damage=damage)
         check_still_ours(self.storage, self._run_id)
         if not self.storage.create(record_path(self.shard), record.to_json()):
@@ -176,6 +174,15 @@ class Attempt:
         settle(self.storage, record, folders=[self._folder], verify=False)
         self._forget_attempts()
         return True
+
+    def _file_marks(self, known: Mapping[str, str]) -> dict[str, FileMark]:
+        return {
+            relative: FileMark(
+                sha256=known.get(relative) or self.storage.sha256(f"{self._folder}/{relative}"),
+                size_bytes=self.storage.size(f"{self._folder}/{relative}"),
+            )
+            for relative in sorted(self._files)
+        }
 
     def adopt(self, identity: Identity) -> bool:
         """Say whether an earlier attempt has committed this shard, and bring its files into place.

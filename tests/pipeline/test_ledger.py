@@ -280,3 +280,14 @@ def test_a_folder_without_permission_is_refused() -> None:
         os.chmod(locked, 0o555)
         run = subprocess.run([sys.executable, "-c", drop], cwd=locked, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1 and "cannot write there: PermissionError" in run.stderr.splitlines()[-1]
+
+
+def test_an_attempt_whose_files_the_winner_took_has_lost(tmp_path: Path) -> None:
+    url = str(tmp_path / "out")
+    with Output(url) as output, Attempt(url, "s", run_id=output.run_id) as first, Attempt(url, "s", run_id=output.run_id) as late:
+        make(first)
+        make(late)
+        assert commit(first)
+        Storage(url).remove(late.path("manifests/s.parquet"))
+        assert not commit(late)
+        assert read_record(Storage(url), "s") is not None
