@@ -72,6 +72,10 @@ class PictureRows:
         order, held = torch.randperm(n, generator=torch.Generator().manual_seed(0)), min(1000, n // 10)
         return cls(train=order[held:], validation=order[: held // 2], held_out=order[held // 2 : held])
 
+    def unseen(self, split: Split) -> Tensor:
+        """Return the rows that a split measures on."""
+        return self.validation if split == "validation" else self.held_out
+
 
 class Objective(nn.Module, ABC, Generic[Batch]):
     """A network in training: its data, loss, optimiser and numbers. Only `net` (averaged, where `average` is set) goes into a pack.

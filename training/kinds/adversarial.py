@@ -262,7 +262,7 @@ class AdversarialObjective(Objective[Batch]):
         """
         rows, pictures, pack = self.setting.rows, self.setting.pictures, self.pack[0]
         assert pictures is not None
-        unseen = pictures.pictures(rows.validation if split == "validation" else rows.held_out)
+        unseen = pictures.pictures(rows.unseen(split))
         made = sample(self.net, self.config.measured, seed=SEEDS[split] + 8)
         banks = {"": made}
         if split == "held_out":
@@ -273,9 +273,10 @@ class AdversarialObjective(Objective[Batch]):
         if "identity" in pack.info.networks:
             embedders["fid_identity"] = pack.identity()
         device = self.setting.group.device
-        numbers = {
-            name + what: frechet(embed, bank, unseen, device=device) for name, embed in embedders.items() for what, bank in banks.items()
-        }
+        numbers: dict[str, float] = {}
+        for name, embed in embedders.items():
+            wanted = moments(embed, unseen, device=device)
+            numbers |= {name + what: frechet(moments(embed, bank, device=device), wanted) for what, bank in banks.items()}
         return numbers | ({"faces": faces(pack, made)} if "landmarks" in pack.info.networks else {})
 
     def score(self, numbers: Mapping[str, float]) -> float:
@@ -314,17 +315,20 @@ def faces(pack: Pack, bank: Tensor) -> float:
 
 
 @torch.no_grad()
-def frechet(embed: Embedder, bank: Tensor, other: Tensor, *, device: torch.device) -> float:
-    """Return the Frechet distance of two sets of stored pictures on a network's features. Raises ValueError where one has too few."""
-    sides = []
-    for pictures in (bank, other):
-        parts = [embed(to_float(part).to(device)) for part in pictures.split(100)]
-        sides.append(Moments.empty(parts[0].shape[1]))
-        for features_BE in parts:
-            sides[-1].update(features_BE)
-    found = distance(*sides)
+def moments(embed: Embedder, bank: Tensor, *, device: torch.device) -> Moments:
+    """Return the moments of stored pictures on a network's features."""
+    parts = [embed(to_float(part).to(device)) for part in bank.split(100)]
+    found = Moments.empty(parts[0].shape[1])
+    for features_BE in parts:
+        found.update(features_BE)
+    return found
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """Return the Frechet distance of two sets. Raises ValueError where one has too few pictures."""
+    found = distance(a, b)
     if found is None:
-        raise ValueError(f"the Frechet distance needs two or more pictures on both sides, found {len(bank)} and {len(other)}")
+        raise ValueError(f"the Frechet distance needs two or more pictures on both sides, found {a.count} and {b.count}")
     return found
 
 

@@ -161,7 +161,7 @@ class EncoderObjective(Objective[Batch]):
         """Return how well unseen pictures are inverted: held-out renders, or the shards' own pictures where there is no truth."""
         frozen = self.frozen
         if self.setting.pictures is not None:
-            rows = self.setting.rows.validation if split == "validation" else self.setting.rows.held_out
+            rows = self.setting.rows.unseen(split)
             return measure_pictures(self.net, frozen=frozen, bank=self.setting.pictures.pictures(rows))
         count = self.config.measured if split == "held_out" else min(300, self.config.measured)
         return measure(self.net, frozen=frozen, seed=SEEDS[split] + 6, pictures=count)

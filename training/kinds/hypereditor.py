@@ -186,7 +186,7 @@ class HyperEditorObjective(Objective[Batch]):
         """Return success, same-person rate and collateral changes on renders; direction and identity on pictures from shards."""
         pictures = self.setting.pictures
         if pictures is not None:
-            rows = self.setting.rows.validation if split == "validation" else self.setting.rows.held_out
+            rows = self.setting.rows.unseen(split)
             return measure_pictures(
                 self.net, pictures.pictures(rows), pictures.latents(rows), judges=self.judges, instructions=self.instructions
             )
