@@ -14,7 +14,7 @@ from hosting.config import TrainConfig
 from hosting.ray_train import FAILURE, PROGRESS, STOP, StopMark, host
 from models.pack import Pack
 from pipeline.config import ConfigError
-from pipeline.lock import WORK, FolderLock
+from pipeline.lock import held
 from pipeline.plan import absolute_output, shared_path
 from pipeline.registry import SCHEME, PackSource, find_pack, register_pack
 from pipeline.storage import Storage
@@ -59,7 +59,7 @@ def make_train_plan(config: TrainConfig, settings: object) -> TrainPlan:
     if setting.pictures is not None:
         _ = setting.rows  # raises where there are too few
     objective = build_objective(config.network, training.settings, setting)
-    begin(training, objective)
+    begin(training, objective, setting)
     mark, done = fingerprint(training, setting), 0
     newest = Checkpoints(training.output, keep=config.loop.keep).newest()
     if newest is not None:
@@ -135,7 +135,7 @@ def run_train_job(config: TrainConfig, settings: object, *, started: Callable[[]
         return None
     where = f"{training.network}: {plan.steps} steps of {plan.batch}"
     say(f"{where}, {'going on at ' + str(plan.done) if plan.done else 'from the start'}, output {training.output}")
-    with _held(training.output):
+    with held(Storage(training.output), say=say, clear=MARKS):
         started()
         run = _open(config, plan)
         try:
@@ -202,22 +202,3 @@ def _local(storage: Storage) -> Iterator[Path]:
             (folder / path.rsplit("/", 1)[-1]).write_bytes(storage.read(path))
         Pack.load(folder)
         yield folder
-
-
-@contextmanager
-def _held(output: str) -> Iterator[None]:
-    """Hold the output: two trainings never write to one. Raises OutputError."""
-    storage = Storage(output)
-    lock = FolderLock(storage)
-    lock.acquire()
-    if lock.note:
-        say(lock.note)
-    for path in MARKS:  # of a job that was killed
-        storage.remove(path)
-    try:
-        yield
-    finally:
-        for path in MARKS:
-            storage.remove(path)
-        lock.release()
-        storage.remove_if_empty(WORK)

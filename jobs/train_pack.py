@@ -17,8 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -29,7 +28,7 @@ import torch
 from models.pack import Pack
 from models.pack_format import write_atomically
 from pipeline.config import TrackingConfig
-from pipeline.lock import WORK, FolderLock, OutputError
+from pipeline.lock import OutputError, held
 from pipeline.storage import Storage
 from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, open_run
 from training.pack import Recipe, join, output_problem, plain_settings, recipe, run_stage, settle
@@ -150,34 +149,20 @@ def _check_output(options: Options) -> str | None:
     return output_problem(options.output)
 
 
-@contextmanager
-def held(folder: Path, *, stop: Stop, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a folder: two commands never write to one. Raises OutputError where another one still does after `wait_s`."""
-    storage, deadline = Storage(str(folder)), time.monotonic() + wait_s
-    lock = FolderLock(storage)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except OutputError as error:
-            if time.monotonic() >= deadline:
-                raise OutputError(str(error).replace("--output", "--work")) from None
-            if stop.is_set():
-                raise KeyboardInterrupt from None
-            time.sleep(POLL_S)
-    if lock.note:
-        print(f"train_pack: {lock.note}", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        lock.release()
-        storage.remove_if_empty(WORK)
+def held_work(folder: Path, *, stop: Stop, wait_s: float = 0.0) -> AbstractContextManager[None]:
+    """Hold a work folder: two commands never write to one. Raises OutputError where another one still does after `wait_s`."""
+    return held(Storage(str(folder)), say=say, flag="--work", wait_s=wait_s, should_stop=stop.is_set)
+
+
+def say(text: str) -> None:
+    """Tell the user something."""
+    print(f"train_pack: {text}", file=sys.stderr, flush=True)
 
 
 def train_stage(plan: Recipe, options: Options, name: str, *, stop: Stop) -> Result:
     """Run one stage in this process, with an MLflow run of its own. Raises OutputError where another process runs it."""
     # The stage of a driver that was killed needs a while to see that and to reach a checkpoint.
-    with held(options.work / name, stop=stop, wait_s=STOP_TIMEOUT_S if options.driver is not None else 0.0):
+    with held_work(options.work / name, stop=stop, wait_s=STOP_TIMEOUT_S if options.driver is not None else 0.0):
         return _train_stage(plan, options, name, stop=stop)
 
 
@@ -194,7 +179,7 @@ def _train_stage(plan: Recipe, options: Options, name: str, *, stop: Stop) -> Re
         raise
     if not result.finished:
         end_run(run, status="KILLED", metrics={"step": result.step}, artifacts=[])
-        print(f"train_pack: stage {name} stopped at step {result.step} of {result.steps}", file=sys.stderr, flush=True)
+        say(f"stage {name} stopped at step {result.step} of {result.steps}")
         return result
     end_run(run, status="FINISHED", metrics=result.numbers, artifacts=[f"{out}/log.jsonl"])
     return result
@@ -250,14 +235,14 @@ def stop_stages(running: dict[str, subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            print(f"train_pack: stage {name} did not stop within {STOP_TIMEOUT_S:.0f} s and was ended", file=sys.stderr, flush=True)
+            say(f"stage {name} did not stop within {STOP_TIMEOUT_S:.0f} s and was ended")
             process.kill()
             process.wait()
 
 
 def train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
     """Run all stages and join them; return the numbers. Raises OutputError where a folder cannot be used."""
-    with held(options.work, stop=stop):
+    with held_work(options.work, stop=stop):
         settle(options.output)
         return _train_pack(options, stop=stop)
 
@@ -287,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = jsonargparse.auto_cli(Options, as_positional=False, args=arguments)
     wrong = check(options)
     if wrong:
-        print(f"train_pack: {wrong}", file=sys.stderr)
+        say(wrong)
         return WRONG
     stop = Stop(options.driver)
     stop.listen()
@@ -298,14 +283,14 @@ def main(arguments: list[str] | None = None) -> int:
         elif not train_stage(recipe(options.scale), options, options.stage, stop=stop).finished:
             raise KeyboardInterrupt
     except OutputError as error:
-        print(f"train_pack: {error}", file=sys.stderr)
+        say(str(error))
         return WRONG
     except RuntimeError as error:
-        print(f"train_pack: {error}", file=sys.stderr)
+        say(str(error))
         return FAILED
     except KeyboardInterrupt:
         if options.driver is None:
-            print("train_pack: interrupted; the same command goes on from the newest checkpoints", file=sys.stderr)
+            say("interrupted; the same command goes on from the newest checkpoints")
         return STOPPED
     return 0
 

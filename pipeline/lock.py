@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +20,7 @@ WORK = ".work"
 LOCK = ".work/lock.json"
 BEAT_S = 15.0
 STALE_S = 120.0
+POLL_S = 0.5
 
 
 class OutputError(ValueError):
@@ -41,8 +44,9 @@ class Holder:
 class FolderLock:
     """Hold an output folder until `release`; a thread renews the lock so that other machines see the holder alive."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, *, flag: str = "--output") -> None:
+        """Make a lock; `flag` is what the user named the folder with."""
+        self._storage, self._flag = storage, flag
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.run_id = uuid.uuid4().hex
@@ -53,7 +57,7 @@ class FolderLock:
         while not self._try():
             holder = read_holder(self._storage)
             if holder is not None and is_alive(holder):
-                raise OutputError(_refusal(self._storage.url, holder))
+                raise OutputError(_refusal(self._flag, self._storage.url, holder))
             self._clear_stale(holder)
         self._thread = threading.Thread(target=self._beat, args=(time.time(),), name="output lock", daemon=True)
         self._thread.start()
@@ -106,6 +110,44 @@ class FolderLock:
         self._storage.remove(aside)
 
 
+@contextmanager
+def held(
+    storage: Storage,
+    *,
+    say: Callable[[str], None],
+    flag: str = "--output",
+    clear: Sequence[str] = (),
+    wait_s: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Hold a folder, and remove the files `clear` of its work folder before and after.
+
+    Raises OutputError where another process still holds it after `wait_s`, KeyboardInterrupt when asked to stop while waiting.
+    """
+    lock, deadline = FolderLock(storage, flag=flag), time.monotonic() + wait_s
+    while True:
+        try:
+            lock.acquire()
+            break
+        except OutputError:
+            if time.monotonic() >= deadline:
+                raise
+            if should_stop():
+                raise KeyboardInterrupt from None
+            time.sleep(POLL_S)
+    if lock.note:
+        say(lock.note)
+    try:
+        for path in clear:  # of a process that was killed
+            storage.remove(path)
+        yield
+    finally:
+        for path in clear:
+            storage.remove(path)
+        lock.release()
+        storage.remove_if_empty(WORK)
+
+
 def read_holder(storage: Storage, path: str = LOCK) -> Holder | None:
     """Return who holds the lock, None when nobody does or the file is no lock."""
     try:
@@ -137,12 +179,12 @@ def check_still_ours(storage: Storage, run_id: str) -> None:
         )
 
 
-def _refusal(url: str, holder: Holder) -> str:
+def _refusal(flag: str, url: str, holder: Holder) -> str:
     who = f"process {holder.pid} on {holder.host}, since {_clock(holder.since)} ({holder.command})"
     age = max(0.0, time.time() - holder.seen)
     return (
-        f"--output {url}: another job is writing there: {who}; last sign of life {age:.0f} s ago. "
-        f"Wait for it or stop it, or choose another --output. A dead job's lock is released by itself ({STALE_S:.0f} s on another machine)"
+        f"{flag} {url}: another job is writing there: {who}; last sign of life {age:.0f} s ago. "
+        f"Wait for it or stop it, or choose another {flag}. A dead job's lock is released by itself ({STALE_S:.0f} s on another machine)"
     )
 
 

@@ -40,6 +40,8 @@ class Setting:
     group: Group = Group()
     pack: Pack | None = None
     pictures: ShardPictures | None = None
+    start: Pack | None = None
+    """Pack whose network of the same name the training begins with; None leaves that to the network."""
     precision: Precision = "bf16"
 
     @cached_property

@@ -82,7 +82,7 @@ def run_training(
     kind = kind_of(training.network)
     setting = open_setting(training, group)
     objective = build_objective(training.network, training.settings, setting)
-    begin(training, objective)
+    begin(training, objective, setting)
     storage = Storage(training.output)
     watch = Watch(
         training.output, name=training.network, steps=objective.steps, silent=not group.is_first, recorder=recorder, say=say
@@ -100,7 +100,7 @@ def run_training(
     )
     if group.is_first:
         if fitted.finished:
-            result = _leave_pack(training, kind, objective, fitted)
+            result = _leave_pack(training, kind, setting, objective, fitted)
         storage.write(RESULT, (json.dumps(asdict(result), indent=1) + "\n").encode())
     group.wait()
     return result
@@ -123,16 +123,17 @@ def open_setting(training: Training, group: Group) -> Setting:
             raise SettingError(f"--data: {training.network} learns from rendered truth alone; from shards learn {', '.join(able)}")
         assert pack is not None
         pictures = ShardPictures.open(training.data, size=pack.size, latents=kind.reads_latents, image_ext=training.image_ext)
-    return Setting(group=group, pack=pack, pictures=pictures, precision=training.precision)
+    start = Pack.load(training.start) if training.start is not None else None
+    return Setting(group=group, pack=pack, pictures=pictures, start=start, precision=training.precision)
 
 
-def begin(training: Training, objective: Objective[object]) -> None:
+def begin(training: Training, objective: Objective[object], setting: Setting) -> None:
     """Give the untrained network the weights to begin with. Raises PackError, or SettingError where they do not fit."""
-    if training.start is None:
+    if setting.start is None:
         return
     name = kind_of(training.network).network
     try:
-        objective.net.load_state_dict(Pack.load(training.start).network(name, torch.nn.Module).state_dict())
+        objective.net.load_state_dict(setting.start.network(name, torch.nn.Module).state_dict())
     except RuntimeError as error:
         raise SettingError(f"--start {training.start}: its {name} has another shape than the settings say: {error}") from error
 
@@ -148,18 +149,18 @@ def fingerprint(training: Training, setting: Setting) -> str:
         "pack": setting.pack.sha256 if setting.pack is not None else None,
         "data": setting.pictures.fingerprint if setting.pictures is not None else None,
     }
-    if training.start is not None:
-        parts["start"] = Pack.load(training.start).sha256
+    if setting.start is not None:
+        parts["start"] = setting.start.sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
-def _leave_pack(training: Training, kind: Kind, objective: Objective[object], fitted: Fitted) -> Result:
+def _leave_pack(training: Training, kind: Kind, setting: Setting, objective: Objective[object], fitted: Fitted) -> Result:
     """Measure the network on held-out people and write the new pack."""
     numbers = {**objective.measure("held_out"), "training_s": round(fitted.seconds, 1)}
     storage = Storage(training.output)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / PACK
-        _start(made, training, kind, step=int(fitted.best.get("step", fitted.step)))  # type: ignore[call-overload]
+        _start(made, training, kind, setting, step=int(fitted.best.get("step", fitted.step)))  # type: ignore[call-overload]
         write_network(made, kind.network, objective.net, config=objective.network_config(), numbers=numbers, extra=objective.extra())
         details = objective.details()
         if details is not None:
@@ -176,7 +177,7 @@ def _leave_pack(training: Training, kind: Kind, objective: Objective[object], fi
     )  # fmt: skip
 
 
-def _start(folder: Path, training: Training, kind: Kind, *, step: int) -> None:
+def _start(folder: Path, training: Training, kind: Kind, setting: Setting, *, step: int) -> None:
     """Begin the new pack as a copy of the old one, without the networks that stop working when this one is replaced."""
     entry = {
         "settings": asdict(training.settings),  # type: ignore[call-overload]
@@ -184,15 +185,15 @@ def _start(folder: Path, training: Training, kind: Kind, *, step: int) -> None:
         "precision": training.precision,
         "chosen_step": step,
         "data": training.data or "rendered portraits",
-        **({"start": Pack.load(training.start).sha256} if training.start is not None else {}),
+        **({"start": setting.start.sha256} if setting.start is not None else {}),
         **training.provenance,
     }
     plain = json.loads(json.dumps(entry, default=list))
-    if training.pack is None:
+    if setting.pack is None:
         folder.mkdir(parents=True)
         start_pack(folder, **{**DEFAULT_HEAD, **training.head}, provenance={"trained": {kind.network: plain}})  # type: ignore[arg-type]
         return
-    base = Pack.load(training.pack)
+    base = setting.pack
     bound = [name for name in kind_names() if kind.network in kind_of(name).bound_to]
     dropped = {kind_of(name).network for name in bound} - {kind.network}
     kept = {name: info for name, info in base.info.networks.items() if name not in dropped | {kind.network}}
