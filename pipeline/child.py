@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 NICENESS = 10
+KEEP_S = 60.0
+"""How long a child waits for the next question."""
 SETTINGS = {  # where the user chose otherwise, that holds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default it tries for four minutes
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -108,38 +110,70 @@ class Child:
         self._answers.put("")
 
 
-def ask(module: str, request: Message, *, timeout_s: float, keep: bool = False) -> dict[str, object]:
-    """Ask a child one thing and return its answer; `keep` leaves it for the next question, until `release`. Raises ChildError."""
-    kept = _kept.pop((os.getpid(), module), None)
-    child = kept if kept is not None and kept.is_alive else Child(module)
-    done = False
+def ask(module: str, request: Message, *, timeout_s: float, keep_s: float = KEEP_S) -> dict[str, object]:
+    """Ask a child one thing and return its answer; the child waits for the next question for `keep_s`. Raises ChildError."""
+    child = take(module)
     try:
         child.send(request)
         answer = child.answer(timeout_s)
-        done = True
-        return answer
-    finally:
-        if done and keep:
-            _kept[os.getpid(), module] = child
+    except ChildError as error:
+        if error.kind and child.is_alive:  # it answered, if with an error
+            _keep(module, child, keep_s)
         else:
             child.close(timeout_s=2.0)
+        raise
+    except BaseException:
+        child.close(timeout_s=2.0)
+        raise
+    _keep(module, child, keep_s)
+    return answer
 
 
-def release(module: str) -> None:
-    """End the child that was kept for the next question, if there is one."""
-    child = _kept.pop((os.getpid(), module), None)
-    if child is not None:
+def take(module: str) -> Child:
+    """Return a child that waits for the next question, or else a new one; it belongs to the caller from now on."""
+    with _lock:
+        child, timer = _kept.pop(_key(module), (None, None))
+    if timer is not None:
+        timer.cancel()
+    return child if child is not None and child.is_alive else Child(module)
+
+
+def _keep(module: str, child: Child, for_s: float) -> None:
+    key = _key(module)
+    timer = threading.Timer(min(for_s, threading.TIMEOUT_MAX), _expire, (key, child))
+    timer.daemon = True
+    with _lock:
+        replaced, _ = _kept.get(key, (None, None))
+        _kept[key] = child, timer
+    timer.start()
+    if replaced is not None:  # another thread asked at the same time
+        replaced.close(timeout_s=2.0)
+
+
+def _expire(key: Key, child: Child) -> None:
+    with _lock:
+        waits = _kept.get(key, (None, None))[0] is child
+        if waits:
+            del _kept[key]
+    if waits:
         child.close(timeout_s=2.0)
 
 
-_kept: dict[tuple[int, str], Child] = {}  # by process, since a fork shares the pipes of its parent
+def _key(module: str) -> Key:
+    """Name what a child stands for: a fork shares the pipes of its parent, and a child knows the settings that it was started with."""
+    return os.getpid(), module, tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("MLFLOW_")))
+
+
+Key = tuple[int, str, tuple[tuple[str, str], ...]]
+_kept: dict[Key, tuple[Child, threading.Timer]] = {}
+_lock = threading.Lock()
 
 
 @atexit.register
 def _release_all() -> None:
-    for pid, module in list(_kept):
-        if pid == os.getpid():
-            release(module)
+    for key, (child, _) in list(_kept.items()):
+        if key[0] == os.getpid():
+            _expire(key, child)
 
 
 def serve(handler: Callable[[Iterator[Message]], Iterator[Message]]) -> int:
@@ -153,9 +187,14 @@ def serve(handler: Callable[[Iterator[Message]], Iterator[Message]]) -> int:
         return 1
     except Exception as error:  # whatever a server or database does, the owner is told and goes on
         with suppress(BrokenPipeError):
-            print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answers, flush=True)
+            print(json.dumps(failure(error)), file=answers, flush=True)
         return 1
     return 0
+
+
+def failure(error: Exception) -> Message:
+    """Return the answer that says what went wrong."""
+    return {"error": str(error), "kind": type(error).__name__}
 
 
 def _messages() -> Iterator[Message]:

@@ -1,13 +1,8 @@
-"""The process that talks to MLflow for one job: `python -m pipeline.tracking_process`.
-
-It reads two messages, how the run starts and how it ends, and answers each with {"run_id": ...}. When the input ends after the first
-one, the driver is dead and the run is closed as killed. What other processes of MLflow need as well is in here too.
-"""
+"""What every conversation with MLflow needs: a client, experiments, parameters, the end of a run; all in MLflow's own process."""
 
 from __future__ import annotations
 
 import fcntl
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,29 +10,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 import fsspec
 
-from pipeline.child import Message, serve
+from pipeline.child import Message
 from pipeline.tracking import SQLITE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SETUP_LOCK = ".mlflow-setup.lock"
-OUTPUT_TAG = "hyperedit.output"
 PARAM_LIMIT = 6000  # MLflow refuses longer values,
 PARAMS_AT_ONCE = 100  # more parameters
 METRICS_AT_ONCE = 1000  # and more metrics in one request
 
 Item = TypeVar("Item")
-
-
-def job(messages: Iterator[Message]) -> Iterator[Message]:
-    """Serve one job."""
-    request = next(messages)
-    client = connect(str(request["uri"]))
-    run_id = start_run(client, request)
-    yield {"run_id": run_id}
-    end_run(client, run_id, next(messages, {"status": "KILLED"}))
-    yield {"run_id": run_id}
 
 
 def connect(uri: str) -> MlflowClient:
@@ -51,17 +35,6 @@ def connect(uri: str) -> MlflowClient:
             fcntl.flock(lock, fcntl.LOCK_EX)
             client.search_experiments(max_results=1)
     return client
-
-
-def start_run(client: MlflowClient, request: Message) -> str:
-    """Create the run; close those of the same output that are still open: the lock on the output says that their job is dead."""
-    experiment = experiment_id(client, str(request["experiment"]), str(request["uri"]))
-    output = unquoted(str(request["output"]))
-    for run in client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{output}' and attributes.status = 'RUNNING'"):
-        client.set_terminated(run.info.run_id, status="KILLED")
-    run_id = str(client.create_run(experiment, tags={OUTPUT_TAG: output}).info.run_id)
-    log_params(client, run_id, dict(request["params"]))  # type: ignore[call-overload]
-    return run_id
 
 
 def end_run(client: MlflowClient, run_id: str, end: Message) -> None:
@@ -127,7 +100,3 @@ def _fetched(url: str, folder: Path) -> str:
     with fsspec.open(url, "rb") as source:
         target.write_bytes(source.read())
     return str(target)
-
-
-if __name__ == "__main__":
-    sys.exit(serve(job))

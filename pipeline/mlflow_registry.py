@@ -1,17 +1,15 @@
-"""The process that talks to MLflow's model registry: `python -m pipeline.registry_process`, one request and one answer."""
+"""Packs in MLflow's model registry: registered, found by version or alias, downloaded."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.pack_format import PackError
-from pipeline.child import Message, serve
+from pipeline.child import Message
+from pipeline.mlflow_client import connect
 from pipeline.tracking import SQLITE
-from pipeline.tracking_process import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,12 +19,6 @@ ARTIFACT = "pack"
 SHA256_TAG = "pack_sha256"
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 MOST_LISTED = 20
-
-
-def registry(messages: Iterator[Message]) -> Iterator[Message]:
-    """Serve requests, one after the other."""
-    for request in messages:
-        yield answer(request)
 
 
 def answer(request: Message) -> Message:
@@ -112,7 +104,3 @@ def _parts(url: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"models:/([^/@]+)([/@])(.+)", url)
     assert match is not None
     return match[1], match[2], match[3]
-
-
-if __name__ == "__main__":
-    sys.exit(serve(registry))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.child import Message
+from pipeline.mlflow_client import METRICS_AT_ONCE, allowed, chunks, connect
 from pipeline.tracking import SQLITE
-from pipeline.tracking_process import METRICS_AT_ONCE, allowed, chunks, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

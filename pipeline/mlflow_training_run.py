@@ -1,21 +1,17 @@
-"""The process that talks to MLflow for a training: `python -m pipeline.training_process`.
-
-A message says what to do: open a run, end it, or, as the last, write to it until {"end": true} or the end of the input.
-"""
+"""The run of a training: opened or found again, written to while the training goes on, ended."""
 
 from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.child import Message, serve
-from pipeline.run_log import RunLog
-from pipeline.tracking_process import connect, end_run, experiment_id, log_params, unquoted
+from pipeline.child import Message
+from pipeline.mlflow_client import connect, end_run, experiment_id, log_params, unquoted
+from pipeline.mlflow_run_log import RunLog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,18 +21,13 @@ ORPHAN_GRACE_S = 60.0
 TAG_LIMIT = 5000
 
 
-def training(messages: Iterator[Message]) -> Iterator[Message]:
-    """Serve requests, one after the other; the one to write is the last."""
-    for request in messages:
-        if request["do"] == "write":
-            yield from write(request, messages)
-            return
-        client = connect(str(request["uri"]))
-        if request["do"] == "open":
-            yield {"run_id": open_run(client, request)}
-        else:
-            end_run(client, str(request["run_id"]), request)
-            yield {"run_id": request["run_id"]}
+def answer(request: Message) -> Message:
+    """Open or end a run; return its id."""
+    client = connect(str(request["uri"]))
+    if request["do"] == "open":
+        return {"run_id": open_run(client, request)}
+    end_run(client, str(request["run_id"]), request)
+    return {"run_id": request["run_id"]}
 
 
 def open_run(client: MlflowClient, request: Message) -> str:
@@ -72,7 +63,7 @@ def _mapping(value: object) -> dict[str, object]:
 
 
 def write(request: Message, messages: Iterator[Message]) -> Iterator[Message]:
-    """Log what comes in batches, tell how far it is, and end with the owner."""
+    """Log what comes in batches until {"end": true} or the end of the input, tell how far it is, and end with the owner."""
     inbox: queue.Queue[Message | None] = queue.Queue()
     owner = int(str(request["owner"]))
     threading.Thread(target=_receive, args=(messages, inbox), daemon=True).start()
@@ -121,7 +112,3 @@ def _outlive_briefly(owner: int) -> None:
         time.sleep(1)
     time.sleep(ORPHAN_GRACE_S)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(serve(training))

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.pack_format import PackError, cache_folder, read_info, verify
-from pipeline.child import ChildError, Message, ask, release
+from pipeline.child import ChildError, Message, ask
 from pipeline.config import ConfigError
-from pipeline.tracking import TrackingError
+from pipeline.tracking import MLFLOW, TrackingError
 
 if TYPE_CHECKING:
     from pipeline.training_run import Run
 
-MODULE = "pipeline.registry_process"
 SCHEME = "models:/"
 PINNED = re.compile(r"models:/([^/@:]+)/(\d+)")
 ALIASED = re.compile(r"models:/([^/@:]+)@([^/@:]+)")
@@ -65,7 +64,7 @@ def register_pack(run: Run, folder: str | Path, *, model: str, alias: str | None
     tags = {"pack_sha256": sha256, "pack_name": info.name, "domain": info.domain}
     request = {"do": "register", "uri": run.uri, "run_id": run.run_id, "folder": str(path.resolve()), "model": model, "alias": alias}
     try:
-        return str(ask(MODULE, {**request, "tags": tags}, timeout_s=TRANSFER_TIMEOUT_S)["version"])
+        return str(ask(MLFLOW, {**request, "tags": tags}, timeout_s=TRANSFER_TIMEOUT_S)["version"])
     except ChildError as error:
         raise TrackingError(f"pack {path} was not registered as {model} at {run.uri}: {error}; the pack itself is complete") from error
 
@@ -88,14 +87,11 @@ def find_pack(url: str, *, uri: str | None = None, sha256: str | None = None) ->
         raise ConfigError(f"--pack {url}: which registry? Give the address of the MLflow server as MLFLOW_TRACKING_URI")
     if sha256 and PINNED.fullmatch(url) and _is_whole(cache_folder() / sha256, sha256):
         return FoundPack(url=url, folder=str(cache_folder() / sha256))
-    try:
-        found = _ask({"do": "find", "url": url}, server, timeout_s=ANSWER_TIMEOUT_S)
-        pinned, digest = f"{SCHEME}{found['model']}/{found['version']}", str(found["sha256"])
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise PackError(f"pack {pinned} of {server}: has no tag pack_sha256, so it is no pack; register packs with register_pack")
-        return FoundPack(url=pinned, folder=str(_bring(pinned, digest, server)))
-    finally:
-        release(MODULE)
+    found = _ask({"do": "find", "url": url}, server, timeout_s=ANSWER_TIMEOUT_S)
+    pinned, digest = f"{SCHEME}{found['model']}/{found['version']}", str(found["sha256"])
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise PackError(f"pack {pinned} of {server}: has no tag pack_sha256, so it is no pack; register packs with register_pack")
+    return FoundPack(url=pinned, folder=str(_bring(pinned, digest, server)))
 
 
 def _bring(url: str, sha256: str, server: str) -> Path:
@@ -147,7 +143,7 @@ def _alone(target: Path) -> Iterator[None]:
 
 def _ask(request: Message, server: str, *, timeout_s: float) -> dict[str, object]:
     try:
-        return ask(MODULE, {**request, "uri": server}, timeout_s=timeout_s, keep=True)
+        return ask(MLFLOW, {**request, "uri": server}, timeout_s=timeout_s)
     except ChildError as error:
         if error.kind == PackError.__name__:
             raise PackError(error.text) from error

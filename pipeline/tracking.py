@@ -1,6 +1,6 @@
 """Record a job as an MLflow run: parameters, metrics, report. MLflow is a witness: its failure is said loudly and never ends a job.
 
-MLflow lives in a process of its own (`pipeline/tracking_process.py`): it takes seconds to import, may hang on a server that does not
+MLflow lives in a process of its own (`pipeline/mlflow_process.py`): it takes seconds to import, may hang on a server that does not
 answer, and closes the run as killed when the driver goes without a word.
 """
 
@@ -11,12 +11,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.child import Child, ChildError
+from pipeline.child import Child, ChildError, take
 from pipeline.config import TrackingConfig
 
 START_TIMEOUT_S = 120.0
 FINISH_TIMEOUT_S = 180.0
 SQLITE = "sqlite:///"
+MLFLOW = "pipeline.mlflow_process"
 
 
 class TrackingError(RuntimeError):
@@ -48,8 +49,8 @@ class Tracker:
         """Create the run with its parameters, in the background; runs of this output that a dead job left open are closed as killed."""
         if not self._config.enabled:
             return
-        self._child = Child("pipeline.tracking_process")
-        run = {"uri": self.uri, "experiment": self._config.experiment, "output": self._output}
+        self._child = take(MLFLOW)
+        run = {"do": "edit", "uri": self.uri, "experiment": self._config.experiment, "output": self._output}
         self._child.send({**run, "params": {name: str(value) for name, value in params.items()}})
 
     def finish(self, metrics: Mapping[str, float], *, artifacts: Sequence[str] = (), status: str = "FINISHED") -> str | None:

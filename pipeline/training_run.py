@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -22,11 +23,10 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.child import Child, ChildError, Message, ask
+from pipeline.child import Child, ChildError, Message, ask, take
 from pipeline.config import TrackingConfig
-from pipeline.tracking import FINISH_TIMEOUT_S, START_TIMEOUT_S, tracking_uri, warn
+from pipeline.tracking import FINISH_TIMEOUT_S, MLFLOW, START_TIMEOUT_S, tracking_uri, warn
 
-MODULE = "pipeline.training_process"
 TRAINING_TAG = "hyperedit.training"
 CONFIG_TAG = "hyperedit.config_hash"
 COMMIT_TAG = "mlflow.source.git.commit"
@@ -68,7 +68,7 @@ def open_run(
         "tags": {**({COMMIT_TAG: commit} if commit else {}), **tags},
     }
     try:
-        return Run(uri=uri, run_id=str(ask(MODULE, request, timeout_s=START_TIMEOUT_S, keep=True)["run_id"]))
+        return Run(uri=uri, run_id=str(ask(MLFLOW, request, timeout_s=START_TIMEOUT_S, keep_s=math.inf)["run_id"]))
     except ChildError as error:
         warn(uri, error, consequence="The training goes on without a record of it in MLflow.")
         return Run(uri=uri)
@@ -80,7 +80,7 @@ def end_run(run: Run, *, status: str, metrics: Mapping[str, float], artifacts: S
         return
     request = {"do": "end", "uri": run.uri, "run_id": run.run_id, "status": status, "metrics": dict(metrics), "artifacts": list(artifacts)}
     try:
-        ask(MODULE, request, timeout_s=FINISH_TIMEOUT_S, keep=True)
+        ask(MLFLOW, request, timeout_s=FINISH_TIMEOUT_S)
     except ChildError as error:
         warn(run.uri, error, consequence=UNAFFECTED)
 
@@ -110,7 +110,7 @@ class RunWriter:
         if self._run.run_id is None:
             return self
         try:
-            self._child = Child(MODULE)
+            self._child = take(MLFLOW)
         except OSError as error:
             warn(
                 self._run.uri,
