@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from evaluation import pack_suite
 from evaluation.held_out import HeldOut
 from models.instruction import Instruction
 from pipeline.score import EditScores
+from tests.commands import Command
 
 
 def data(*rows: dict[str, bool]) -> HeldOut:
@@ -64,18 +62,14 @@ def test_summary_averages_and_counts_flips() -> None:
     ("train_pack", ["--stage", "encoder"], "expected one of clip, base"),
     ("train_pack", ["--stage", "e4e", "--work", "nowhere"], "needs generator"),
 ])  # fmt: skip
-def test_wrong_arguments_end_with_two_and_say_what_was_expected(job: str, flags: list[str], words: str) -> None:
-    root = Path(__file__).resolve().parents[2]
-    ended = subprocess.run([sys.executable, f"jobs/{job}.py", *flags], cwd=root, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert words in ended.stderr
+def test_wrong_arguments_end_with_two_and_say_what_was_expected(job: str, flags: list[str], words: str, command: Command) -> None:
+    ended = command(f"jobs/{job}.py", flags)
+    assert ended.code == 2 and words in ended.err
 
 
-def test_make_portraits_prints_json_and_repeats_its_bytes(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
+def test_make_portraits_prints_json_and_repeats_its_bytes(tmp_path: Path, command: Command) -> None:
     for name in ("a", "b"):
-        command = [sys.executable, "jobs/make_portraits.py", "--output", str(tmp_path / name), "--count", "5", "--shard_size", "3"]
-        ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-        assert json.loads(ended.stdout.splitlines()[-1])["shards"] == 2
+        ended = command("jobs/make_portraits.py", ["--output", str(tmp_path / name), "--count", "5", "--shard_size", "3"])
+        assert ended.code == 0 and ended.result["shards"] == 2
     for file in ("portraits-00000.tar", "portraits-00001.tar"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()

@@ -3,7 +3,6 @@
 import importlib
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from models.instruction import load_instructions
 from pipeline.config import parse_config
 from pipeline.manifest import SCHEMA
 from portraits.parameters import ATTRIBUTE_NAMES, STYLE_NAMES
+from tests.commands import Command
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,13 +67,13 @@ def test_make_help_lists_every_target() -> None:
 
 
 @pytest.mark.parametrize(("job", "flags"), job_flags(), ids=lambda value: value if isinstance(value, str) else "")
-def test_jobs_and_flags_in_documents_exist(job: str, flags: list[str]) -> None:
-    networks = re.findall(rf"{job}.* --network (\w+)", "\n".join(command for _, command in ALL_COMMANDS))
+def test_jobs_and_flags_in_documents_exist(job: str, flags: list[str], command: Command) -> None:
+    networks = re.findall(rf"{job}.* --network (\w+)", "\n".join(spoken for _, spoken in ALL_COMMANDS))
     shown = ""
     for more in [[], *([["--network", networks[0]]] if networks else [])]:
-        helped = subprocess.run([sys.executable, job, *more, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert helped.returncode == 0, helped.stderr[-2000:]
-        shown += helped.stdout
+        helped = command(job, [*more, "--help"])
+        assert helped.code == 0, helped.err[-2000:]
+        shown += helped.out
     known = set(re.findall(r"--[\w.]+", shown))
     assert set(flags) <= known, f"{job} has no {sorted(set(flags) - known)}"
 

@@ -33,7 +33,7 @@ def without_instructions(world: World, out: Path, *more: str) -> list[str]:
 def inverted(world: World, joined: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """Invert the world with a pack that has no editor yet: the one that the latents are to train."""
     out = tmp_path_factory.mktemp("inverted") / "out"
-    ended = run(without_instructions(world, out, "--keep", "latents", "--editor", "none_yet"), env=joined)
+    ended = run(without_instructions(world, out, "--keep", "latents", "--editor", "none_yet", "--tracking.enabled", "false"), env=joined)
     assert ended.code == 0, ended.err[-3000:]
     return out, ended.result, ended.err
 

@@ -133,7 +133,7 @@ def test_a_submitted_job_writes_the_same_bytes(finished: Finished, world: World,
 
 def test_a_preview_edits_the_first_samples_only(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flags = arguments(world, out, "--preview", "2", "--keep", "original", "inversion", "latents")
+    flags = arguments(world, out, "--preview", "2", "--keep", "original", "inversion", "latents", "--tracking.enabled", "false")
     ended = run(flags, env=joined)
     assert ended.code == 0, ended.err[-3000:]
     assert ended.result["samples"] == 2 and (out / "preview" / "report.html").is_file()
@@ -150,6 +150,6 @@ def test_shards_whose_files_are_gone_are_done_again(finished: Finished, world: W
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
     shutil.rmtree(out / "quarantine")  # somebody tidied up: these files belong to committed shards
-    ended = run(arguments(world, out), env=joined)
+    ended = run(arguments(world, out, "--tracking.enabled", "false"), env=joined)
     assert ended.code == 0 and "done again" in ended.err
     assert tree(out) == tree(finished[0])

@@ -11,13 +11,14 @@ from models.pack_format import read_info
 from pipeline.config import TrackingConfig
 from pipeline.registry import register_pack
 from pipeline.training_run import open_run
-from tests.jobs.world import Ended, World, arguments, clean_environment, run, tree
+from tests.commands import Command, Ended
+from tests.jobs.world import World, arguments, clean_environment, run, tree
 from tests.tracking_server import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.mlflow, pytest.mark.timeout(900)]
 
 
-def test_a_job_edits_with_the_champion(world: World, server: Store, finished: tuple[Path, Ended], tmp_path: Path) -> None:
+def test_a_job_edits_with_the_champion(world: World, server: Store, finished: tuple[Path, Ended], tmp_path: Path, command: Command) -> None:
     training = open_run(TrackingConfig(uri=server.uri), output=str(tmp_path / "training"), name="x", params={}, tags={})
     version = register_pack(training, world.pack, model="world", alias="champion")
     flags = arguments(world, tmp_path / "out", "--pack", "models:/world@champion", "--tracking.uri", server.uri)
@@ -28,5 +29,7 @@ def test_a_job_edits_with_the_champion(world: World, server: Store, finished: tu
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["pack"]["path"] == "models:/world@champion" and record["pack"]["sha256"] == read_info(world.pack)[1]
 
-    wrong = run(arguments(world, tmp_path / "other", "--pack", "models:/world@contender", "--tracking.uri", server.uri))
+    wrong = command(
+        "jobs/edit_dataset.py", arguments(world, tmp_path / "other", "--pack", "models:/world@contender", "--tracking.uri", server.uri)
+    )
     assert wrong.code == 2 and "champion (version 1)" in wrong.err and not (tmp_path / "other").exists()

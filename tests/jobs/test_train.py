@@ -21,8 +21,7 @@ from models.pack import Pack
 from tests.jobs.world import ROOT, Ended, clean_environment, wait
 
 JOB = str(ROOT / "jobs" / "train.py")
-SETTINGS = ["--settings.only", "[smile, zombie]", "--settings.phases", "[[24, 1.0], [16, 0.1]]", "--settings.pictures", "60"]
-SMALL = ["--settings.widths", "[8, 8, 8, 16]", "--settings.inner", "8", "--settings.batch", "4", "--settings.measured", "8"]
+SETTINGS = ["--settings.steps", "40", "--settings.pictures", "60", "--settings.batch", "8", "--settings.measured", "8"]
 LOOP = ["--loop.checkpoint_every", "4", "--loop.log_every", "1", "--loop.sheet_every", "20"]
 PATIENCE_S = 280.0
 
@@ -31,8 +30,8 @@ slow = pytest.mark.timeout(900)
 
 
 def arguments(out: Path, *more: str) -> list[str]:
-    """Return the flags of a small training of HyperEditor on the committed pack."""
-    return ["--network", "hypereditor", "--output", str(out), *SETTINGS, *SMALL, *LOOP, *more]
+    """Return the flags of a short training of e4e on the committed pack: steps that take a while, and no CLIP to load."""
+    return ["--network", "e4e", "--output", str(out), *SETTINGS, *LOOP, *more]
 
 
 def start(flags: list[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -62,7 +61,7 @@ def newest(out: Path) -> int:
 
 
 def weights(out: Path) -> str:
-    return hashlib.sha256((out / "pack" / "hypereditor.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((out / "pack" / "e4e.safetensors").read_bytes()).hexdigest()
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -98,10 +97,10 @@ def test_a_training_leaves_a_pack_a_log_and_one_run(undisturbed: tuple[Path, End
     result = ended.result
     assert result["finished"] and result["steps"] == 40 and result["registered"] == {"model": "small", "version": "1", "alias": "champion"}
     pack = Pack.load(out / "pack")
-    numbers = pack.info.networks["hypereditor"].numbers
-    assert pack.sha256 == result["sha256"] and numbers["success_mean"] == result["numbers"]["success_mean"]
-    trained = pack.info.provenance["trained"]["hypereditor"]
-    assert trained["settings"]["batch"] == 4 and [entry["name"] for entry in trained["settings"]["listed"]] == ["smile", "zombie"]
+    numbers = pack.info.networks["e4e"].numbers
+    assert pack.sha256 == result["sha256"] and numbers["psnr_db"] == result["numbers"]["psnr_db"]
+    trained = pack.info.provenance["trained"]["e4e"]
+    assert trained["settings"]["batch"] == 8 and trained["leans_on"] == Pack.load(ROOT / "packs" / "portraits64").sha256
     assert [step for step, _ in losses(out)] == list(range(1, 41))
     assert sorted(path.name for path in (out / "sheets").iterdir()) == ["step-000020.png", "step-000040.png"]
     assert not (out / ".work").exists()
@@ -110,7 +109,7 @@ def test_a_training_leaves_a_pack_a_log_and_one_run(undisturbed: tuple[Path, End
         logged = dict(database.execute("select key, max(step) from metrics group by key").fetchall())
         params = dict(database.execute("select key, value from params").fetchall())
     assert logged["loss"] == logged["learning_rate"] == logged["images_per_s"] == 40 and "system/cpu_utilization_percentage" in logged
-    assert params["settings.batch"] == "4" and params["workers.count"] == "2"
+    assert params["settings.batch"] == "8" and params["workers.count"] == "2"
 
 
 @ray_job
@@ -172,32 +171,3 @@ def test_without_ray_two_workers_of_torchrun_train_the_same(undisturbed: tuple[P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert weights(out) == weights(undisturbed[0])
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ([], "--network: none given; expected one of adversarial"),
-        (["--network", "hypereditr", "--output", "o"], "did you mean 'hypereditor'?"),
-        (["--network", "e4e", "--output", "o", "--settings.only", "[smile]"], "settings.only"),
-        (["--network", "e4e", "--output", "o", "--settings.stesp", "3"], "did you mean --settings.steps?"),
-        (["--network", "identity", "--output", "o", "--data", "nowhere"], "from shards learn"),
-        (["--network", "e4e", "--output", "o", "--data", "nowhere"], "nowhere"),
-        (["--network", "e4e", "--output", "o", "--pack", "nowhere"], "pack nowhere"),
-        (["--network", "e4e", "--output", "o", "--pack", "none"], "leans on the networks generator, identity"),
-        (["--network", "e4e", "--output", "o", "--workers.count", "5"], "cannot be split over 5 worker(s)"),
-        (["--network", "hypereditor", "--output", "o", "--settings.only", "[smil]"], "no instruction 'smil'"),
-        (["--network", "e4e", "--output", "o", "--loop.accumulate", "0"], "expected 1 or more"),
-        (["--config", "nowhere.yaml"], "--config nowhere.yaml"),
-    ],
-)
-def test_wrong_arguments_end_with_two_before_anything_starts(flags: list[str], said: str, tmp_path: Path) -> None:
-    flags = [str(tmp_path / "o") if word == "o" else word for word in flags]
-    ended = run(flags)
-    assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err, ended.err
-    assert not (tmp_path / "o").exists()
-
-
-def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
-    ended = run(arguments(tmp_path / "o", "--dry_run"))
-    assert ended.code == 0 and ended.result["steps"] == 40 and ended.result["done"] == 0 and not (tmp_path / "o").exists()

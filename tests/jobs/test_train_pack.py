@@ -24,17 +24,22 @@ from pipeline.config import TrackingConfig
 from pipeline.lock import LOCK, FolderLock
 from pipeline.storage import Storage
 from pipeline.training_run import Run
+from tests.commands import Command
 from training.pack import DONE, recipe
 
 ROOT = Path(__file__).parents[2]
 SCALE = 0.001
 
 
+def flags(folder: Path) -> list[str]:
+    """Return the flags of the shortest recipe; everything that the job leaves is in a folder."""
+    return ["--scale", str(SCALE), "--work", str(folder / "work"), "--output", str(folder / "pack")]
+
+
 def train_pack(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run the job; everything that it leaves is in a folder."""
-    own = ["--scale", str(SCALE), "--work", str(folder / "work"), "--output", str(folder / "pack"), *more]
+    """Run the job in a process of its own."""
     return subprocess.run(
-        [sys.executable, "jobs/train_pack.py", *own], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "jobs/train_pack.py", *flags(folder), *more], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -82,9 +87,9 @@ def test_one_command_trains_records_and_joins_every_network(tmp_path: Path) -> N
         (["--parallel", "0"], "--parallel 0: expected 1 or more"),
     ],
 )
-def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], said: str) -> None:
-    done = train_pack(tmp_path, *more)
-    assert done.returncode == 2 and said in done.stderr
+def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], said: str, command: Command) -> None:
+    done = command("jobs/train_pack.py", [*flags(tmp_path), *more])
+    assert done.code == 2 and said in done.err
     assert not list(tmp_path.iterdir())
 
 

@@ -22,9 +22,9 @@ from models.perception import LandmarkNet
 from pipeline.align import Aligner
 from pipeline.sample import SampleFailure
 from portraits import render_aligned, sample_parameters
+from tests.commands import ROOT, Ended
 from tests.models.small_pack import CONFIGS, write_small_pack
 
-ROOT = Path(__file__).parents[2]
 JOB = str(ROOT / "jobs" / "edit_dataset.py")
 SMILE = "smile: a face -> a smiling face @1.2"
 BEARD = "beard: a face -> a face with a beard"
@@ -38,22 +38,6 @@ class World:
     pack: Path
     raw: Path
     keys: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What a job left when it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def result(self) -> dict[str, object]:
-        """Return the JSON line that ends standard output."""
-        found = json.loads(self.out.strip().splitlines()[-1])
-        assert isinstance(found, dict)
-        return found
 
 
 def portraits(count: int, *, seed: int = 0, size: int = 96) -> list[bytes]:
