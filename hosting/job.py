@@ -19,7 +19,7 @@ from pipeline.plan import absolute_output, shared_path
 from pipeline.registry import SCHEME, PackSource, find_pack, register_pack
 from pipeline.storage import Storage
 from pipeline.tracking import TrackingError, tracking_uri
-from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, git_commit, open_run
+from pipeline.training_run import CONFIG_TAG, Opening, Run, RunWriter, begin_run, end_run, git_commit
 from training.checkpoint import Checkpoints
 from training.group import Group, launched_group
 from training.objective import NamesFiles, Objective, build_objective
@@ -137,13 +137,16 @@ def run_train_job(config: TrainConfig, settings: object, *, started: Callable[[]
     say(f"{where}, {'going on at ' + str(plan.done) if plan.done else 'from the start'}, output {training.output}")
     with held(Storage(training.output), say=say, clear=MARKS):
         started()
-        run = _open(config, plan)
+        opening = _open(config, plan)
         try:
-            result = _plain(training, group, run) if config.plain else host(training, config.workers, run, pack=plan.pack, say=say)
+            if config.plain:
+                result = _plain(training, group, opening.run())
+            else:
+                result = host(training, config.workers, opening, pack=plan.pack, say=say)
         except BaseException as error:
-            end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
+            end_run(opening.run(), status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
             raise
-        return _conclude(config, run, result, training.output)
+        return _conclude(config, opening.run(), result, training.output)
 
 
 def _plain(training: Training, group: Group, run: Run) -> Result:
@@ -152,13 +155,13 @@ def _plain(training: Training, group: Group, run: Run) -> Result:
         return run_training(training, group, recorder=writer, should_stop=StopMark(training.output).is_set)
 
 
-def _open(config: TrainConfig, plan: TrainPlan) -> Run:
+def _open(config: TrainConfig, plan: TrainPlan) -> Opening:
     params: Mapping[str, object] = {
         **{key: value for key, value in dataclasses.asdict(config).items() if key not in ("tracking", "dry_run")},
         "settings": dataclasses.asdict(plan.training.settings),  # type: ignore[call-overload]
     }
     tags = {CONFIG_TAG: plan.fingerprint, "hyperedit.pack": plan.pack.sha256 if plan.pack else NO_PACK, "hyperedit.network": config.network}
-    return open_run(
+    return begin_run(
         config.tracking,
         output=plan.training.output,
         name=config.network,

@@ -24,7 +24,7 @@ from pipeline.config import ConfigError
 from pipeline.lock import LOCK, WORK
 from pipeline.registry import PackSource
 from pipeline.storage import Storage
-from pipeline.training_run import Run, RunWriter
+from pipeline.training_run import Opening, Run, RunWriter
 from training.group import Group
 from training.run import RESULT, Result, Training, run_training
 
@@ -117,7 +117,9 @@ class Progress:
         return list(told["lines"][-new:]) if new else []
 
 
-def host(training: Training, workers: TrainWorkersConfig, run: Run, *, pack: PackSource | None, say: Callable[[str], None]) -> Result:
+def host(
+    training: Training, workers: TrainWorkersConfig, opening: Opening, *, pack: PackSource | None, say: Callable[[str], None]
+) -> Result:
     """Run a training on the cluster of RAY_ADDRESS or on this machine. Raises ConfigError, or TrainingError when workers fail for good."""
     offer_token()
     os.environ |= {name: value for name, value in SETTINGS.items() if name not in os.environ}
@@ -128,7 +130,7 @@ def host(training: Training, workers: TrainWorkersConfig, run: Run, *, pack: Pac
         say(f"{width} of the cluster at {cluster.address}")
         with tempfile.TemporaryDirectory(prefix="hyperedit-train-") as scratch:
             training = replace(training, threads=width.threads)
-            _fit(training, width, run, scratch=scratch, max_failures=workers.max_failures, pack=pack, say=say)
+            _fit(training, width, opening.run(), scratch=scratch, max_failures=workers.max_failures, pack=pack, say=say)
     finally:
         disconnect()
     return Result(**json.loads(Storage(training.output).read(RESULT)))

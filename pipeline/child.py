@@ -1,6 +1,6 @@
 """A process of its own for a library that takes seconds to import and may hang: both sides exchange lines of JSON.
 
-The owner's side is `Child` (a conversation) and `ask` (one question), the child's side is `serve`.
+The owner's side is `Child` (a conversation) and `ask` or `Question` (one question), the child's side is `serve`.
 """
 
 from __future__ import annotations
@@ -110,23 +110,33 @@ class Child:
         self._answers.put("")
 
 
-def ask(module: str, request: Message, *, timeout_s: float, keep_s: float = KEEP_S) -> dict[str, object]:
-    """Ask a child one thing and return its answer; the child waits for the next question for `keep_s`. Raises ChildError."""
-    child = take(module)
-    try:
-        child.send(request)
-        answer = child.answer(timeout_s)
-    except ChildError as error:
-        if error.kind and child.is_alive:  # it answered, if with an error
-            _keep(module, child, keep_s)
-        else:
-            child.close(timeout_s=2.0)
-        raise
-    except BaseException:
-        child.close(timeout_s=2.0)
-        raise
-    _keep(module, child, keep_s)
-    return answer
+class Question:
+    """One thing that a child is asked now and answers later."""
+
+    def __init__(self, module: str, request: Message) -> None:
+        self._module, self._child = module, take(module)
+        self._child.send(request)
+
+    def answer(self, *, timeout_s: float, keep_s: float = KEEP_S) -> dict[str, object]:
+        """Wait for the answer; the child then waits for the next question for `keep_s`. Raises ChildError."""
+        try:
+            answer = self._child.answer(timeout_s)
+        except ChildError as error:
+            if error.kind and self._child.is_alive:  # it answered, if with an error
+                _keep(self._module, self._child, keep_s)
+            else:
+                self._child.close(timeout_s=2.0)
+            raise
+        except BaseException:
+            self._child.close(timeout_s=2.0)
+            raise
+        _keep(self._module, self._child, keep_s)
+        return answer
+
+
+def ask(module: str, request: Message, *, timeout_s: float) -> dict[str, object]:
+    """Ask a child one thing and return its answer. Raises ChildError."""
+    return Question(module, request).answer(timeout_s=timeout_s)
 
 
 def take(module: str) -> Child:

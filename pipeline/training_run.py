@@ -23,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.child import Child, ChildError, Message, ask, take
+from pipeline.child import Child, ChildError, Message, Question, ask, take
 from pipeline.config import TrackingConfig
 from pipeline.tracking import FINISH_TIMEOUT_S, MLFLOW, START_TIMEOUT_S, tracking_uri, warn
 
@@ -43,17 +43,42 @@ class Run:
     run_id: str | None = None
 
 
-def open_run(
+class Opening:
+    """A run that MLflow creates or finds while its owner does other things."""
+
+    def __init__(self, uri: str, request: Message | None = None) -> None:
+        self._uri, self._run = uri, Run(uri=uri) if request is None else None
+        self._question = Question(MLFLOW, request) if request is not None else None
+
+    def run(self) -> Run:
+        """Wait for the run; one without an id where MLflow failed, which is said."""
+        if self._run is None:
+            assert self._question is not None
+            try:
+                answer = self._question.answer(timeout_s=START_TIMEOUT_S, keep_s=math.inf)
+                self._run = Run(uri=self._uri, run_id=str(answer["run_id"]))
+            except ChildError as error:
+                warn(self._uri, error, consequence="The training goes on without a record of it in MLflow.")
+                self._run = Run(uri=self._uri)
+        return self._run
+
+
+def open_run(config: TrackingConfig, *, output: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Run:
+    """Create the run of a training, or reopen it; see `begin_run`."""
+    return begin_run(config, output=output, name=name, params=params, tags=tags).run()
+
+
+def begin_run(
     config: TrackingConfig, *, output: str, name: str, params: Mapping[str, object], tags: Mapping[str, str], going_on: bool = False
-) -> Run:
-    """Create the run of a training, or reopen it where one with this output and config exists that has not finished.
+) -> Opening:
+    """Begin to create the run of a training, or to reopen it where one with this output and config exists that has not finished.
 
     `going_on` says that the output holds its checkpoints: then a finished one is reopened, too.
     The config is told apart by the tag `hyperedit.config_hash`, by default the hash of `params`, which are also kept as config.yaml.
     """
     uri = tracking_uri(config, output)
     if not config.enabled:
-        return Run(uri=uri)
+        return Opening(uri)
     text = yaml.safe_dump(plain(params), sort_keys=False, allow_unicode=True)
     commit = git_commit()
     request = {
@@ -67,11 +92,7 @@ def open_run(
         "found_by": {TRAINING_TAG: output, CONFIG_TAG: tags.get(CONFIG_TAG) or hashlib.sha256(text.encode()).hexdigest()},
         "tags": {**({COMMIT_TAG: commit} if commit else {}), **tags},
     }
-    try:
-        return Run(uri=uri, run_id=str(ask(MLFLOW, request, timeout_s=START_TIMEOUT_S, keep_s=math.inf)["run_id"]))
-    except ChildError as error:
-        warn(uri, error, consequence="The training goes on without a record of it in MLflow.")
-        return Run(uri=uri)
+    return Opening(uri, request)
 
 
 def end_run(run: Run, *, status: str, metrics: Mapping[str, float], artifacts: Sequence[str]) -> None:

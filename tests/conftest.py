@@ -19,15 +19,18 @@ from tests.tracking_server import database, server, store  # noqa: F401
 
 torch.set_num_threads(1)
 
-RAY_MARK = re.compile(r"pytest\.mark\.(ray|chaos)")
+RAY_MARK = re.compile(r'pytest\.mark\.(?:ray|chaos)\b(?:\("(\w+)"\))?')
 
 
 class RayAtOnePlace(LoadScopeScheduling):  # type: ignore[misc]
-    """Give one pytest-xdist worker all files that start a Ray: two local Rays would wait for each other's cores. The rest goes by file."""
+    """Keep files that share a Ray on one pytest-xdist worker: those with `pytest.mark.ray`, and those of each `pytest.mark.ray("name")`.
+
+    The rest goes by file.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "ray" if _starts_ray(Path(self.config.rootpath) / file) else file
+        return _ray_of(Path(self.config.rootpath) / file) or file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -38,9 +41,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what starts a Ray: it is most of the time."""
-    items.sort(key=lambda item: not _starts_ray(item.path))
+    items.sort(key=lambda item: _ray_of(item.path) is None)
 
 
 @cache
-def _starts_ray(file: Path) -> bool:
-    return RAY_MARK.search(file.read_text()) is not None
+def _ray_of(file: Path) -> str | None:
+    """Name the Ray that a file's tests share; None where they start none."""
+    found = RAY_MARK.search(file.read_text())
+    return f"ray {found[1] or ''}" if found else None

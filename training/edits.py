@@ -55,9 +55,8 @@ class Inversions:
 
 
 @torch.no_grad()
-def invert(n: int, judges: Judges, *, seed: int) -> Inversions:
-    """Render and invert `n` portraits."""
-    p = sample_parameters(n, seeded(seed))
+def invert(p: Parameters, judges: Judges, *, seed: int) -> Inversions:
+    """Render and invert portraits."""
     bank = aligned_bank(p, size=judges.generator.size, seed=seed)
     latents, made = [], []
     for part in bank.split(200):
@@ -81,10 +80,13 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Measure every instruction on rendered portraits that do not show it yet: success, same person, collateral changes."""
     assert judges.attributes is not None
-    data = invert(pictures * 4, judges, seed=seed)
+    people = sample_parameters(pictures * 4, seeded(seed))
+    chosen = [eligible(instruction, people)[:pictures] for instruction in instructions]
+    used = torch.cat(chosen).unique()  # sorted: only these are rendered
+    data = invert(people.slice(used), judges, seed=seed)
     result: dict[str, dict[str, float]] = {}
-    for instruction in instructions:
-        rows = eligible(instruction, data.parameters)[:pictures]
+    for instruction, wanted in zip(instructions, chosen, strict=True):
+        rows = torch.searchsorted(used, wanted)
         direction = judges.clip.embed_texts([instruction.target]) - judges.clip.embed_texts([instruction.source])
         totals = [_judge(net, judges, data, part, direction, instruction) for part in rows.split(50)]
         names = [

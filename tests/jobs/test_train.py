@@ -25,7 +25,7 @@ SETTINGS = ["--settings.steps", "40", "--settings.pictures", "60", "--settings.b
 LOOP = ["--loop.checkpoint_every", "4", "--loop.log_every", "1", "--loop.sheet_every", "20"]
 PATIENCE_S = 280.0
 
-ray_job = pytest.mark.ray
+ray_job = pytest.mark.ray("train")
 slow = pytest.mark.timeout(900)
 
 

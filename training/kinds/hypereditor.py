@@ -21,8 +21,9 @@ from torch import Tensor
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.losses import directional_clip_loss, global_clip_loss, identity_loss, l2_loss
-from training.data import SEEDS, VALIDATION, to_float
-from training.edits import Judges, eligible, invert, measure, measure_pictures, summary
+from portraits import sample_parameters
+from training.data import SEEDS, VALIDATION, seeded, to_float
+from training.edits import Inversions, Judges, eligible, invert, measure, measure_pictures, summary
 from training.objective import Kind, Objective, Setting, SettingError, Split, cosine
 from training.share import Share
 
@@ -132,7 +133,7 @@ class HyperEditorObjective(Objective[Batch]):
     def _rendered(self, share: Share, phase: int, kind_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return pictures, reconstructions and latents of rendered portraits that do not show what is asked for."""
         if phase != self.phase:
-            self.phase, self.data = phase, invert(self.config.pictures, self.judges, seed=self.seed + phase)
+            self.phase, self.data = phase, _invert(self.config.pictures, self.judges, seed=self.seed + phase)
             self.rows_of = [eligible(instruction, self.data.parameters) for instruction in self.instructions]
         chance = share.own(torch.rand(share.batch, generator=share.stream(1)))
         own = [self.rows_of[k] for k in kind_B.tolist()]
@@ -230,8 +231,12 @@ class HyperEditorObjective(Objective[Batch]):
         if pictures is not None:
             rows = self.setting.rows.validation[:6]
             return to_float(pictures.pictures(rows)), pictures.latents(rows)
-        data = invert(6, self.judges, seed=VALIDATION)
+        data = _invert(6, self.judges, seed=VALIDATION)
         return to_float(data.pictures), data.latents_NLD
+
+
+def _invert(n: int, judges: Judges, *, seed: int) -> Inversions:
+    return invert(sample_parameters(n, seeded(seed)), judges, seed=seed)
 
 
 def _check_truth(instructions: Sequence[Instruction], judges: Judges) -> None:
