@@ -74,6 +74,7 @@ def test_a_job_runs_in_its_working_dir_and_nothing_is_left(tmp_path: Path) -> No
 
 
 @pytest.mark.chaos
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
     marker = f"demo-under-test-{os.getpid()}"

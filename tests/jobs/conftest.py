@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from jobs.local_ray import LocalRay, local_ray
-from tests.jobs.world import Ended, World, arguments, clean_environment, make_world, run
+from models.pack_format import CACHE_VARIABLE
+from tests.commands import Ended
+from tests.jobs.world import World, arguments, clean_environment, make_world, submit
 
 torch.set_num_threads(1)
 
@@ -21,10 +23,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="session")
-def ray_head() -> Iterator[LocalRay]:
-    """Return a Ray with a job server, shared by the tests of this session."""
-    with local_ray(num_cpus=2) as ray:
-        yield ray
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
+    """Return a Ray with a job server, shared by the tests of this session; its processes keep packs in a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        with local_ray(num_cpus=2) as ray:
+            yield ray
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +38,7 @@ def joined(ray_head: LocalRay) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="session")
-def finished(world: World, joined: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    """Return the output of an undisturbed run, and how the run ended."""
+def finished(world: World, ray_head: LocalRay, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """Return the output of an undisturbed run that was submitted to the shared Ray, and how it ended."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    return out, run(arguments(world, out), env=joined)
+    return out, submit(arguments(world, out), ray=ray_head)

@@ -1,12 +1,10 @@
-"""What a user gets from one undisturbed run, from a second one, and from a preview."""
+"""What a user gets from one undisturbed run that was submitted to Ray, from a second one, and from a preview."""
 
 from __future__ import annotations
 
 import io
 import json
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.local_ray import LocalRay
-from tests.jobs.world import ROOT, Ended, World, arguments, members, run, tree
+from tests.commands import Command, Ended
+from tests.jobs.world import World, arguments, members, run, tree
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
+JOB = "jobs/edit_dataset.py"
 Finished = tuple[Path, Ended]
 
 
@@ -105,30 +104,21 @@ def test_the_run_is_in_mlflow(finished: Finished) -> None:
     assert (logged / "report.html").is_file() and (logged / "run.json").is_file()
 
 
-def test_a_second_run_finds_nothing_to_do(finished: Finished, world: World) -> None:
+def test_a_second_run_finds_nothing_to_do(finished: Finished, world: World, command: Command) -> None:
     out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    again = run(arguments(world, out))
+    again = command(JOB, arguments(world, out))
     assert again.code == 0 and "nothing to do" in again.err
     assert again.result["shards_this_run"] == 0 and again.result["images"] == 24 and again.result["mlflow_run_id"] is None
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_other_settings_are_refused_until_somebody_decides(finished: Finished, world: World) -> None:
+def test_other_settings_are_refused_until_somebody_decides(finished: Finished, world: World, command: Command) -> None:
     out, _ = finished
     before = tree(out)
-    refused = run(arguments(world, out, "--keep", "latents"))
+    refused = command(JOB, arguments(world, out, "--keep", "latents"))
     assert refused.code == 2 and "another configuration" in refused.err and "--reprocess changed" in refused.err
     assert tree(out) == before
-
-
-def test_a_submitted_job_writes_the_same_bytes(finished: Finished, world: World, ray_head: LocalRay, tmp_path: Path) -> None:
-    flags = arguments(world, tmp_path / "out")
-    command = ["job", "submit", "--address", ray_head.job_address, "--working-dir", ".", "--", "python", "jobs/edit_dataset.py"]
-    done = subprocess.run(ray_head.command(*command, *flags), cwd=ROOT, env=ray_head.env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stderr + done.stdout)[-5000:]
-    assert '"images": 24' in done.stdout
-    assert tree(tmp_path / "out") == tree(finished[0])
 
 
 def test_a_preview_edits_the_first_samples_only(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
@@ -144,12 +134,3 @@ def test_a_preview_edits_the_first_samples_only(world: World, joined: Mapping[st
         for ext in ("aligned.png", "beard.png", "edits.json", "inversion.png", "jpg", "json", "latents.npy", "smile.png", "txt")
     }
     assert edited["0000.jpg"] == members(world.raw / "part-0.tar")["0000.jpg"]
-
-
-def test_shards_whose_files_are_gone_are_done_again(finished: Finished, world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(finished[0], out)
-    shutil.rmtree(out / "quarantine")  # somebody tidied up: these files belong to committed shards
-    ended = run(arguments(world, out, "--tracking.enabled", "false"), env=joined)
-    assert ended.code == 0 and "done again" in ended.err
-    assert tree(out) == tree(finished[0])

@@ -21,7 +21,7 @@ from models.pack import Pack
 from tests.jobs.world import ROOT, Ended, clean_environment, wait
 
 JOB = str(ROOT / "jobs" / "train.py")
-SETTINGS = ["--settings.steps", "40", "--settings.pictures", "60", "--settings.batch", "8", "--settings.measured", "8"]
+SETTINGS = ["--settings.steps", "40", "--settings.pictures", "60", "--settings.batch", "4", "--settings.measured", "8"]
 LOOP = ["--loop.checkpoint_every", "4", "--loop.log_every", "1", "--loop.sheet_every", "20"]
 PATIENCE_S = 280.0
 
@@ -100,7 +100,7 @@ def test_a_training_leaves_a_pack_a_log_and_one_run(undisturbed: tuple[Path, End
     numbers = pack.info.networks["e4e"].numbers
     assert pack.sha256 == result["sha256"] and numbers["psnr_db"] == result["numbers"]["psnr_db"]
     trained = pack.info.provenance["trained"]["e4e"]
-    assert trained["settings"]["batch"] == 8 and trained["leans_on"] == Pack.load(ROOT / "packs" / "portraits64").sha256
+    assert trained["settings"]["batch"] == 4 and trained["leans_on"] == Pack.load(ROOT / "packs" / "portraits64").sha256
     assert [step for step, _ in losses(out)] == list(range(1, 41))
     assert sorted(path.name for path in (out / "sheets").iterdir()) == ["step-000020.png", "step-000040.png"]
     assert not (out / ".work").exists()
@@ -109,7 +109,7 @@ def test_a_training_leaves_a_pack_a_log_and_one_run(undisturbed: tuple[Path, End
         logged = dict(database.execute("select key, max(step) from metrics group by key").fetchall())
         params = dict(database.execute("select key, value from params").fetchall())
     assert logged["loss"] == logged["learning_rate"] == logged["images_per_s"] == 40 and "system/cpu_utilization_percentage" in logged
-    assert params["settings.batch"] == "8" and params["workers.count"] == "2"
+    assert params["settings.batch"] == "4" and params["workers.count"] == "2"
 
 
 @ray_job
@@ -152,6 +152,7 @@ def test_stopped_robbed_and_killed_it_still_ends_with_the_same_weights(
 
 @ray_job
 @slow
+@pytest.mark.long
 def test_what_would_fail_again_is_told_and_not_tried_again(joined: Mapping[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     ended = run(arguments(out, "--settings.rate", "1e30", "--workers.max_failures", "1", "--tracking.enabled", "false"), env=joined)
@@ -161,6 +162,7 @@ def test_what_would_fail_again_is_told_and_not_tried_again(joined: Mapping[str, 
 
 
 @slow
+@pytest.mark.long
 def test_without_ray_two_workers_of_torchrun_train_the_same(undisturbed: tuple[Path, Ended], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", JOB]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jobs.local_ray import LocalRay
 from models.pack import Pack, write_network
 from models.perception import LandmarkNet
 from pipeline.align import Aligner
@@ -143,6 +144,14 @@ def start(flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> subp
         text=True,
         start_new_session=True,
     )
+
+
+def submit(flags: Sequence[str], *, ray: LocalRay) -> Ended:
+    """Submit the job to a Ray from a folder with the code, and wait; `err` is all that was printed, `out` the line of JSON in it."""
+    command = ["job", "submit", "--address", ray.job_address, "--working-dir", ".", "--", "python", "jobs/edit_dataset.py", *flags]
+    done = subprocess.run(ray.command(*command), cwd=ROOT, env=ray.env, capture_output=True, text=True, check=False)
+    results = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return Ended(code=done.returncode, out="\n".join(results), err=done.stdout + done.stderr)
 
 
 def wait(process: subprocess.Popen[str], timeout_s: float = 280) -> Ended:

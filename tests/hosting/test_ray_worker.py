@@ -1,0 +1,54 @@
+"""What a worker of Ray Train does about an error that would come again: Ray starts workers again whatever they died of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray.train
+import ray.train.torch
+import torch
+
+from hosting.ray_train import TrainingError, _failure, _work
+from pipeline.lock import FolderLock
+from pipeline.storage import Storage
+from pipeline.training_run import Run
+from tests.commands import ROOT
+from tests.training.small_kinds import PACK, SMALL
+from training.kinds.e4e import EncoderConfig
+from training.run import Training
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Return what a worker is told, of a training whose first step breaks the weights, with the driver's lock in its output."""
+    monkeypatch.chdir(ROOT)  # the worker goes there
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    settings = SMALL["e4e"]
+    assert isinstance(settings, EncoderConfig)
+    training = Training(network="e4e", settings=replace(settings, rate=1e30), output=str(tmp_path / "out"), pack=str(PACK))
+    return {"training": training, "run": Run(uri="unused"), "pack": None}
+
+
+def test_the_next_worker_tells_it_and_does_not_try(config: dict[str, object], tmp_path: Path) -> None:
+    lock = FolderLock(Storage(str(tmp_path / "out")))
+    lock.acquire()
+    try:
+        with pytest.raises(FloatingPointError, match="the loss is"):
+            _work(config)
+        assert _failure(str(tmp_path / "out")).startswith("FloatingPointError: the loss is")
+        (tmp_path / "out" / "log.jsonl").unlink(missing_ok=True)
+        with pytest.raises(TrainingError, match="FloatingPointError: the loss is"):
+            _work(config)
+        assert not (tmp_path / "out" / "log.jsonl").exists(), "it did not begin"
+    finally:
+        lock.release()
+
+
+def test_a_worker_that_does_not_see_the_output_says_so(config: dict[str, object]) -> None:
+    with pytest.raises(TrainingError, match="does not see the output .* of the driver: expected a folder or URL that all machines share"):
+        _work(config)
