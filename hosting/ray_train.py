@@ -99,6 +99,11 @@ class Progress:
     def __init__(self, output: str) -> None:
         self._storage, self._lines, self._count = Storage(output), list[str](), 0
 
+    @property
+    def begun(self) -> bool:
+        """Say whether a worker said anything yet."""
+        return self._count > 0
+
     def say(self, text: str) -> None:
         """Tell the driver something."""
         self._count += 1
@@ -139,7 +144,7 @@ def host(
 def _fit(
     training: Training, width: Width, run: Run, *, scratch: str, max_failures: int, pack: PackSource | None, say: Callable[[str], None]
 ) -> None:
-    """Run Ray Train in a thread, so that this process stays free to hear signals."""
+    """Run Ray Train in a thread: this process stays free to hear signals. Raises KeyboardInterrupt where no worker can hear them."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -166,11 +171,13 @@ def _fit(
 
     thread = threading.Thread(target=fit, name="ray train", daemon=True)
     thread.start()
-    progress = Progress(training.output)
+    progress, stop = Progress(training.output), StopMark(training.output)
     while thread.is_alive():
         thread.join(LOOK_EVERY_S)
         for text in progress.news():
             say(text)
+        if not progress.begun and stop.is_set():  # no worker is there to hear it: Ray may wait for room on the cluster
+            raise KeyboardInterrupt
     if errors:
         raise TrainingError(_failure(training.output) or str(errors[0])) from errors[0]
 

@@ -9,12 +9,16 @@ import io
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FEWEST = 50
+"""Below so many pictures the distance says more about their number than about them."""
 FloatArray = npt.NDArray[np.float64]
 _PARTS = ("n", "sum", "outer")
 
@@ -100,26 +104,18 @@ def distance(a: Moments, b: Moments) -> float | None:
     """
     if min(a.count, b.count) < 2:
         return None
-    from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds
+    import torch  # with the next line this takes seconds
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Features(a.total_E.shape[0]))
+    features = torch.nn.Identity()  # where torchmetrics expects a network: the features are in the moments already
+    features.num_features = a.total_E.shape[0]
+    metric = FrechetInceptionDistance(feature=features)
     metric.real_features_sum, metric.fake_features_sum = torch.from_numpy(a.total_E), torch.from_numpy(b.total_E)
     metric.real_features_cov_sum, metric.fake_features_cov_sum = torch.from_numpy(a.outer_EE), torch.from_numpy(b.outer_EE)
     metric.real_features_num_samples, metric.fake_features_num_samples = torch.tensor(a.count), torch.tensor(b.count)
     metric.orig_dtype = torch.float64
     metric._update_count = 1  # the states above came from update() calls of other processes
     return max(0.0, float(metric.compute()))
-
-
-class _Features(nn.Module):
-    """Stand where torchmetrics expects a feature network: the features are in the moments already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features_BE: Tensor) -> Tensor:
-        return features_BE
 
 
 def _arrays(prefix: str, moments: Moments) -> dict[str, npt.NDArray[np.generic]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import jinja2
 
 from pipeline import report_tables, report_view
+from pipeline.frechet import FEWEST
 from pipeline.report_data import Run, ordered_instructions, read_run
 from pipeline.report_facts import read_facts
 from pipeline.report_figures import HEIGHT, WIDTH
@@ -58,6 +59,7 @@ def render(run: Run, gallery: Gallery, *, features: Mapping[str, str]) -> str:
         attributes=attributes,
         matrix=matrix,
         distances=distances,
+        fewest=FEWEST,
         failures=report_tables.failures(run, gallery, embedder),
         counts=report_tables.counts(run),
         provenance={name: ", ".join(sorted(seen)) for name, seen in run.provenance.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.frechet import distance
+from pipeline.frechet import FEWEST, distance
 from pipeline.ledger import Record
 from pipeline.report_data import InstructionNumbers, Run, damaged_shards
 from pipeline.report_facts import Facts
@@ -81,13 +81,14 @@ def summary(instructions: Sequence[InstructionNumbers], distances: Sequence[tupl
 
 
 def frechet(run: Run, instructions: Sequence[InstructionNumbers]) -> list[tuple[str, str, str]]:
-    """Return name, distance to the source pictures, and number of edits, per instruction."""
+    """Return name, distance to the source pictures (none of fewer than FEWEST), and number of edits, per instruction."""
     if run.moments is None:
         return []
     rows = []
     for numbers in instructions:
         moments = run.moments.edits.get(numbers.name)
-        value = None if moments is None else distance(run.moments.source, moments)
+        enough = moments is not None and min(moments.count, run.moments.source.count) >= FEWEST
+        value = distance(run.moments.source, moments) if enough and moments is not None else None
         shown = NOTHING if value is None else f"{value:.3g}"
         rows.append((numbers.name, shown, format_count(0 if moments is None else moments.count)))
     return rows

@@ -1,7 +1,8 @@
-"""What a worker of Ray Train does about an error that would come again: Ray starts workers again whatever they died of."""
+"""What a worker of Ray Train does about an error that would come again, and the driver about a stop that no worker hears."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from hosting.ray_train import TrainingError, _failure, _work
+from hosting.ray_train import Progress, StopMark, TrainingError, Width, _failure, _fit, _work
 from pipeline.lock import FolderLock
 from pipeline.storage import Storage
 from pipeline.training_run import Run
@@ -52,3 +53,31 @@ def test_the_next_worker_tells_it_and_does_not_try(config: dict[str, object], tm
 def test_a_worker_that_does_not_see_the_output_says_so(config: dict[str, object]) -> None:
     with pytest.raises(TrainingError, match="does not see the output .* of the driver: expected a folder or URL that all machines share"):
         _work(config)
+
+
+class WaitingTrainer:
+    """Ray Train on a cluster without room: it waits."""
+
+    room = threading.Event()
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def fit(self) -> SimpleNamespace:
+        """Wait for the test's end, as long as it takes."""
+        assert self.room.wait(60)
+        return SimpleNamespace(error=None)
+
+
+def test_a_stop_while_ray_waits_for_room_ends_the_job(config: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", WaitingTrainer)
+    training, width = config["training"], Width(count=1, least=1, threads=1, gpus=0.0)
+    assert isinstance(training, Training)
+    run, scratch = Run(uri="unused"), str(tmp_path)
+    StopMark(training.output).set()
+    with pytest.raises(KeyboardInterrupt):
+        _fit(training, width, run, scratch=scratch, max_failures=0, pack=None, say=print)
+
+    Progress(training.output).say("e4e 1/10")  # a worker is there: it stops at a checkpoint
+    threading.Timer(3, WaitingTrainer.room.set).start()
+    _fit(training, width, run, scratch=scratch, max_failures=0, pack=None, say=print)

@@ -159,7 +159,7 @@ def test_a_signal_stops_the_command_and_its_stages(tmp_path: Path, capfd: pytest
     def interrupt() -> None:
         while not (work / "base" / LOCK).is_file():
             time.sleep(0.02)
-        stages.extend(psutil.Process().children(recursive=True))
+        stages.extend(child for child in psutil.Process().children(recursive=True) if str(work) in child.cmdline())
         os.kill(os.getpid(), signal.SIGINT)
 
     other = threading.Thread(target=interrupt, daemon=True)
