@@ -34,7 +34,6 @@ LOOK_EVERY_S = 1.0
 HOPELESS = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError)  # the same code on the same data fails again
 MAX_THREADS = 4
 SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a lost worker is noticed at the next check: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what workers print would come twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more, for a warning that nobody here reads: checkpoints come often
 }
