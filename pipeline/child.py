@@ -114,8 +114,11 @@ class Question:
     """One thing that a child is asked now and answers later."""
 
     def __init__(self, module: str, request: Message) -> None:
-        self._module, self._child = module, take(module)
-        self._child.send(request)
+        self._key, self._child = _key(module), take(module)
+        if not self._child.send(request):  # it died while it waited
+            self._child.close(timeout_s=2.0)
+            self._child = Child(module)
+            self._child.send(request)
 
     def answer(self, *, timeout_s: float, keep_s: float = KEEP_S) -> dict[str, object]:
         """Wait for the answer; the child then waits for the next question for `keep_s`. Raises ChildError."""
@@ -123,14 +126,14 @@ class Question:
             answer = self._child.answer(timeout_s)
         except ChildError as error:
             if error.kind and self._child.is_alive:  # it answered, if with an error
-                _keep(self._module, self._child, keep_s)
+                _keep(self._key, self._child, keep_s)
             else:
                 self._child.close(timeout_s=2.0)
             raise
         except BaseException:
             self._child.close(timeout_s=2.0)
             raise
-        _keep(self._module, self._child, keep_s)
+        _keep(self._key, self._child, keep_s)
         return answer
 
 
@@ -145,11 +148,13 @@ def take(module: str) -> Child:
         child, timer = _kept.pop(_key(module), (None, None))
     if timer is not None:
         timer.cancel()
-    return child if child is not None and child.is_alive else Child(module)
+    if child is not None and not child.is_alive:
+        child.close()
+        child = None
+    return child or Child(module)
 
 
-def _keep(module: str, child: Child, for_s: float) -> None:
-    key = _key(module)
+def _keep(key: Key, child: Child, for_s: float) -> None:
     timer = threading.Timer(min(for_s, threading.TIMEOUT_MAX), _expire, (key, child))
     timer.daemon = True
     with _lock:
