@@ -96,12 +96,17 @@ class Progress:
     """What the first worker says, in a file of the output that the driver reads: Ray's own way mixes in what Ray's processes say."""
 
     def __init__(self, output: str) -> None:
-        self._storage, self._lines, self._count = Storage(output), list[str](), 0
+        self._storage, self._lines, self._count, self._begun = Storage(output), list[str](), 0, False
 
     @property
     def begun(self) -> bool:
-        """Say whether a worker said anything yet."""
-        return self._count > 0
+        """Say whether a worker was there at the last look for news."""
+        return self._begun
+
+    def begin(self) -> None:
+        """Tell the driver that a worker is there, which hears a stop from now on."""
+        with suppress(OSError):
+            self._storage.write(PROGRESS, json.dumps({"count": 0, "lines": []}).encode(), durable=False)
 
     def say(self, text: str) -> None:
         """Tell the driver something."""
@@ -116,6 +121,7 @@ class Progress:
             told = json.loads(self._storage.read(PROGRESS))
         except (OSError, ValueError):
             return []
+        self._begun = True
         new = told["count"] - self._count if told["count"] >= self._count else told["count"]  # a restarted worker counts anew
         self._count = told["count"]
         return list(told["lines"][-new:]) if new else []
@@ -202,8 +208,10 @@ def _work(config: dict[str, object]) -> None:
         if not group.is_first:
             run_training(training, group)
         else:
+            progress = Progress(training.output)
+            progress.begin()
             with RunWriter(run) as writer:
-                run_training(training, group, recorder=writer, say=Progress(training.output).say, should_stop=stop.is_set)
+                run_training(training, group, recorder=writer, say=progress.say, should_stop=stop.is_set)
     except HOPELESS as error:
         Storage(training.output).write(FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode(), durable=False)
         raise

@@ -78,6 +78,6 @@ def test_a_stop_while_ray_waits_for_room_ends_the_job(config: dict[str, object],
     with pytest.raises(KeyboardInterrupt):
         _fit(training, width, run, scratch=scratch, max_failures=0, pack=None, say=print)
 
-    Progress(training.output).say("e4e 1/10")  # a worker is there: it stops at a checkpoint
+    Progress(training.output).begin()  # a worker is there: it stops at a checkpoint
     threading.Timer(3, WaitingTrainer.room.set).start()
     _fit(training, width, run, scratch=scratch, max_failures=0, pack=None, say=print)
