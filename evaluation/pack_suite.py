@@ -68,6 +68,11 @@ def eligible(data: HeldOut, instruction: Instruction) -> Tensor:
     return free.nonzero().flatten()
 
 
+def features(pack: Pack) -> dict[str, str]:
+    """Return what the perceptual distances rest on."""
+    return dict(Scorer(pack).features)
+
+
 @torch.no_grad()
 def editing(
     pack: Pack, data: HeldOut, instructions: Sequence[Instruction], *, editor: str, inverter: str, pictures: int, say: Say

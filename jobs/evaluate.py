@@ -68,6 +68,7 @@ def evaluate(options: Options) -> dict[str, object]:
     say(f"making and aligning {options.pictures} held-out portraits")
     data = held_out(pack, options.pictures)
     result: dict[str, object] = {"suite": options.suite, "pack": pack.sha256, "alignment": pack_suite.alignment(data)}
+    result["features"] = pack_suite.features(pack)
     result["attributes"] = pack_suite.attributes(pack, data)
     result["inversion"] = {options.inverter: pack_suite.inversion(pack, data, name=options.inverter)}
     say("editing")
