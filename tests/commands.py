@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import runpy
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +36,18 @@ Command = Callable[[str, Sequence[str]], Ended]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def restored() -> Iterator[None]:
+    """Give the test's process its signal handlers and threads back, which a command may change."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], restored: None) -> Command:
     """Return what runs a script of the repository with its arguments, in the folder that it expects."""
 
     def run(script: str, flags: Sequence[str]) -> Ended:

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from tests.commands import command  # noqa: F401
+from tests.commands import command, restored  # noqa: F401
 from tests.tracking_server import database, server, store  # noqa: F401
 
 torch.set_num_threads(1)

@@ -10,12 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from mlflow import MlflowClient
 
 from jobs import train_pack as job
@@ -91,17 +89,6 @@ def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], said: str, c
     done = command("jobs/train_pack.py", [*flags(tmp_path), *more])
     assert done.code == 2 and said in done.err
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """Give the test's process its signal handlers and threads back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
 
 
 def options(folder: Path, **more: object) -> job.Options:

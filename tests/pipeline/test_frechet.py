@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.frechet import Moments, ShardMoments, distance
+from pipeline import report_tables
+from pipeline.frechet import FEWEST, Moments, ShardMoments, distance
+from pipeline.report_data import InstructionNumbers, Run
+from pipeline.report_facts import NOTHING
 
 
 def draw(count: int, *, features: int = 5, seed: int = 0, shift: float = 0.0) -> Tensor:
@@ -101,3 +104,12 @@ def test_moments_of_different_networks_do_not_mix() -> None:
         Moments.empty(4).merge(Moments.empty(5))
     with pytest.raises(ValueError, match="moments hold 4 features"):
         Moments.empty(4).update(torch.zeros(2, 5))
+
+
+def test_the_report_gives_no_distance_of_a_few_pictures() -> None:
+    for count in (FEWEST - 1, FEWEST):
+        source, edited = moments_of(draw(FEWEST)), moments_of(draw(count, shift=3.0))
+        run = Run(facts={}, moments=ShardMoments(source=source, edits={"smile": edited}))
+        [(name, shown, edits)] = report_tables.frechet(run, [InstructionNumbers(name="smile")])
+        assert (name, edits) == ("smile", str(count))
+        assert shown == NOTHING if count < FEWEST else float(shown) > 1
