@@ -68,18 +68,12 @@ def eligible(data: HeldOut, instruction: Instruction) -> Tensor:
     return free.nonzero().flatten()
 
 
-def features(pack: Pack) -> dict[str, str]:
-    """Return what the perceptual distances rest on."""
-    return dict(Scorer(pack).features)
-
-
 @torch.no_grad()
 def editing(
-    pack: Pack, data: HeldOut, instructions: Sequence[Instruction], *, editor: str, inverter: str, pictures: int, say: Say
+    pack: Pack, scorer: Scorer, data: HeldOut, instructions: Sequence[Instruction], *, editor: str, inverter: str, pictures: int, say: Say
 ) -> dict[str, dict[str, float | dict[str, float]]]:
     """Return, per instruction, success, same-person rate, CLIP scores and unasked changes, on `pictures` portraits each."""
-    scorer, generator = Scorer(pack), pack.generator()
-    edit, invert = pack.editor(editor), pack.inverter(inverter)
+    generator, edit, invert = pack.generator(), pack.editor(editor), pack.inverter(inverter)
     result: dict[str, dict[str, float | dict[str, float]]] = {}
     for instruction in instructions:
         scores: list[EditScores] = []

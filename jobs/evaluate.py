@@ -23,6 +23,7 @@ from models.instruction import InstructionError, load_instructions
 from models.pack import Pack, PackError
 from pipeline.config import ConfigError
 from pipeline.registry import resolve_pack
+from pipeline.score import Scorer
 
 SUITES = ("pack",)
 
@@ -68,12 +69,13 @@ def evaluate(options: Options) -> dict[str, object]:
     say(f"making and aligning {options.pictures} held-out portraits")
     data = held_out(pack, options.pictures)
     result: dict[str, object] = {"suite": options.suite, "pack": pack.sha256, "alignment": pack_suite.alignment(data)}
-    result["features"] = pack_suite.features(pack)
+    scorer = Scorer(pack)
+    result["features"] = dict(scorer.features)
     result["attributes"] = pack_suite.attributes(pack, data)
     result["inversion"] = {options.inverter: pack_suite.inversion(pack, data, name=options.inverter)}
     say("editing")
     edits = pack_suite.editing(
-        pack, data, instructions, editor=options.editor, inverter=options.inverter, pictures=options.edits, say=say
+        pack, scorer, data, instructions, editor=options.editor, inverter=options.inverter, pictures=options.edits, say=say
     )  # fmt: skip
     return result | {"editing": edits, "editing_overall": pack_suite.overall(edits), "seconds": round(time.monotonic() - start, 1)}
 

@@ -87,8 +87,9 @@ def frechet(run: Run, instructions: Sequence[InstructionNumbers]) -> list[tuple[
     rows = []
     for numbers in instructions:
         moments = run.moments.edits.get(numbers.name)
-        enough = moments is not None and min(moments.count, run.moments.source.count) >= FEWEST
-        value = distance(run.moments.source, moments) if enough and moments is not None else None
+        value = None
+        if moments is not None and min(moments.count, run.moments.source.count) >= FEWEST:
+            value = distance(run.moments.source, moments)
         shown = NOTHING if value is None else f"{value:.3g}"
         rows.append((numbers.name, shown, format_count(0 if moments is None else moments.count)))
     return rows
