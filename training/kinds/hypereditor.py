@@ -100,8 +100,8 @@ class HyperEditorObjective(Objective[Batch]):
         self.phase, self._detail = -1, dict[str, dict[str, float]]()
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Return Ranger."""
-        return Ranger(self.net.parameters(), lr=self.config.rate)
+        """Return Ranger as released: the library's default would climb in its first five steps, before it can rectify."""
+        return Ranger(self.net.parameters(), lr=self.config.rate, degenerated_to_sgd=True)
 
     def rate(self, step: int) -> float:
         """Return a flat rate that falls to nothing over the last part of each phase."""
