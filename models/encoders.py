@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import irse
-from models.layers import EqualLinear
+from models.layers import EqualLinear, PictureSize, check_picture, longest
 
 COARSE_SLOTS = 3  # slots 0-2 read the deepest feature map, 3-6 the middle one, the rest the finest
 MIDDLE_SLOTS = 7
@@ -50,7 +50,7 @@ class Encoder4Editing(nn.Module):
         self,
         size: int = 1024,
         *,
-        input_size: int = 256,
+        input_size: PictureSize = 256,
         style_dim: int = 512,
         widths: Sequence[int] = irse.WIDTHS,
         depths: Sequence[int] = irse.DEPTHS,
@@ -64,7 +64,8 @@ class Encoder4Editing(nn.Module):
         # Where the three maps leave the body: after its second, third and fourth stage.
         self.taps = tuple(sum(depths[: stage + 1]) - 1 for stage in (1, 2, 3))
         width = style_width or style_dim
-        sides = [input_size // 16] * COARSE_SLOTS + [input_size // 8] * (MIDDLE_SLOTS - COARSE_SLOTS) + [input_size // 4] * self.n_styles
+        side = longest(input_size)
+        sides = [side // 16] * COARSE_SLOTS + [side // 8] * (MIDDLE_SLOTS - COARSE_SLOTS) + [side // 4] * self.n_styles
         self.styles = nn.ModuleList(GradualStyleBlock(widths[3], style_dim, width=width, side=side) for side in sides[: self.n_styles])
         self.latlayer1 = nn.Conv2d(widths[2], widths[3], 1)
         self.latlayer2 = nn.Conv2d(widths[1], widths[3], 1)
@@ -79,22 +80,31 @@ class Encoder4Editing(nn.Module):
 
         `stage` is the progressive training stage: slots after it keep the shared w; None is the last stage, inference.
         """
+        return self.codes(self.maps(image_BCHW), stage=stage)
+
+    def codes(self, maps: tuple[Tensor, Tensor, Tensor], *, stage: int | None = None) -> Tensor:
+        """Return residuals (B, L, D) of feature maps as `maps` returns them, which CLIPInverter changes in between."""
         last = self.n_styles - 1 if stage is None else min(stage, self.n_styles - 1)
-        c1, c2, c3 = self._features(image_BCHW)
-        shared = self.styles[0](c3)
-        codes = [shared]
-        feature = c3
-        for slot in range(1, last + 1):
+        shared, *own = self.slots(maps, n=last + 1)
+        codes = [shared, *(shared + style for style in own)]
+        codes += [shared] * (self.n_styles - len(codes))
+        return torch.stack(codes, dim=1)
+
+    def slots(self, maps: tuple[Tensor, Tensor, Tensor], *, n: int) -> list[Tensor]:
+        """Return what the first `n` style blocks say, (B, D) each: slots 0-2 of the deepest feature map, later ones of finer ones."""
+        c1, c2, c3 = maps
+        feature, found = c3, []
+        for slot in range(n):
             if slot == COARSE_SLOTS:
                 feature = p2 = _enlarged(c3, c2) + self.latlayer1(c2)
             elif slot == MIDDLE_SLOTS:
                 feature = _enlarged(p2, c1) + self.latlayer2(c1)
-            codes.append(shared + self.styles[slot](feature))
-        codes += [shared] * (self.n_styles - len(codes))
-        return torch.stack(codes, dim=1)
+            found.append(self.styles[slot](feature))
+        return found
 
-    def _features(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        check_input("e4e", image_BCHW, self.input_size)
+    def maps(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the trunk's feature maps after its second, third and fourth stage, finest first."""
+        check_picture("e4e", image_BCHW, self.input_size)
         x = self.input_layer(image_BCHW.contiguous(memory_format=torch.channels_last))
         maps: list[Tensor] = []
         for number, block in enumerate(self.body):
@@ -105,6 +115,16 @@ class Encoder4Editing(nn.Module):
         return c1, c2, c3
 
 
+class PspEncoder(Encoder4Editing):
+    """Map images to W+ residuals, every slot by itself (pSp's GradualStyleEncoder): the layout of e4e without its shared w."""
+
+    def codes(self, maps: tuple[Tensor, Tensor, Tensor], *, stage: int | None = None) -> Tensor:
+        """Return residuals (B, L, D) of feature maps."""
+        if stage is not None:
+            raise ValueError(f"pSp: has no progressive stages, found stage={stage}; those are e4e's")
+        return torch.stack(self.slots(maps, n=self.n_styles), dim=1)
+
+
 class WEncoder(nn.Module):
     """Map images to residuals in W: one w, repeated in every slot."""
 
@@ -112,7 +132,7 @@ class WEncoder(nn.Module):
         self,
         size: int = 1024,
         *,
-        input_size: int = 256,
+        input_size: PictureSize = 256,
         style_dim: int = 512,
         widths: Sequence[int] = irse.WIDTHS,
         depths: Sequence[int] = irse.DEPTHS,
@@ -131,16 +151,10 @@ class WEncoder(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Return residuals (B, L, D), equal in all slots, of RGB images in [-1, 1] at `input_size`."""
-        check_input("W encoder", image_BCHW, self.input_size)
+        check_picture("W encoder", image_BCHW, self.input_size)
         x = self.body(self.input_layer(image_BCHW.contiguous(memory_format=torch.channels_last)))
         w: Tensor = self.linear(x.mean(dim=(2, 3)))
         return w[:, None].expand(-1, self.n_styles, -1)
-
-
-def check_input(name: str, image_BCHW: Tensor, size: int) -> None:
-    """Raise ValueError unless the images are RGB squares of `size` pixels."""
-    if image_BCHW.ndim != 4 or tuple(image_BCHW.shape[1:]) != (3, size, size):
-        raise ValueError(f"{name}: expected images (B, 3, {size}, {size}), found {tuple(image_BCHW.shape)}")
 
 
 def _enlarged(x_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:

@@ -53,9 +53,9 @@ class BottleneckIRSE(nn.Module):
         return out
 
 
-def input_layer(width: int) -> nn.Sequential:
+def input_layer(width: int, *, n_in: int = 3) -> nn.Sequential:
     """Return the stem: 3x3 convolution, BN, PReLU, at full resolution."""
-    return nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width))
+    return nn.Sequential(nn.Conv2d(n_in, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width))
 
 
 def body(widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:

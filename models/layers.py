@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,3 +80,27 @@ class Resample(nn.Module):
         """Enlarge twice: zero insertion and blur in one transposed convolution (the kernel is symmetric)."""
         kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
         return F.conv_transpose2d(x_BCHW, kernel, stride=2, padding=1, groups=x_BCHW.shape[1])
+
+
+PictureSize = int | Sequence[int]
+"""Side of a square picture in pixels, or height and width."""
+
+
+def sides(size: PictureSize) -> tuple[int, int]:
+    """Return height and width. Raises ValueError unless there are one or two positive numbers."""
+    found = (size, size) if isinstance(size, int) else tuple(size)
+    if len(found) != 2 or min(found) < 1:
+        raise ValueError(f"picture size: expected a side, or height and width in pixels, found {size}")
+    return int(found[0]), int(found[1])
+
+
+def longest(size: PictureSize) -> int:
+    """Return the longer side, which says how often a network has to halve its feature map."""
+    return max(sides(size))
+
+
+def check_picture(name: str, image_BCHW: Tensor, size: PictureSize, *, channels: int = 3) -> None:
+    """Raise ValueError unless the pictures have `size` and that many channels."""
+    height, width = sides(size)
+    if image_BCHW.ndim != 4 or tuple(image_BCHW.shape[1:]) != (channels, height, width):
+        raise ValueError(f"{name}: expected images (B, {channels}, {height}, {width}), found {tuple(image_BCHW.shape)}")

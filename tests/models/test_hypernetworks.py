@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from models.encoders import Encoder4Editing, WEncoder
-from models.hypereditor import HyperEditor, SeparableKernel
+from models.hypereditor import HyperEditor
+from models.refinement import SeparableKernel
 from models.stylegan2 import Generator, layer_table
 
 CHANNELS = {4: 16, 8: 16, 16: 12, 32: 8, 64: 8}
