@@ -111,13 +111,13 @@ class ModulatedConv(nn.Module):
         if layer.upsample:
             self.blur = Resample(gain=4.0)
 
-    def forward(self, x_BIHW: Tensor, w_BD: Tensor, offset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_BIHW: Tensor, style_BI: Tensor, offset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the convolution and the demodulation (B, O) that the caller must multiply in (None for toRGB).
 
-        The style scales the activations instead of the weights, which is exact and needs no per-sample kernels; only an offset that
-        differs between samples brings those back.
+        `style_BI` is what `modulation` makes of a latent. It scales the activations instead of the weights, which is exact and needs no
+        per-sample kernels; only an offset that differs between samples brings those back.
         """
-        style_BI = self.modulation(w_BD) * self.scale
+        style_BI = style_BI * self.scale
         x_BIHW = x_BIHW * style_BI[:, :, None, None]
         weight = self.weight if offset is None else self.weight * (1 + self._checked(offset, batch=x_BIHW.shape[0]))
         up = self.layer.upsample
@@ -172,9 +172,9 @@ class StyledConv(nn.Module):
         self.noise = _NoiseStrength()
         self.activate = _Bias(layer.out_channels)
 
-    def forward(self, x_BIHW: Tensor, w_BD: Tensor, noise: Tensor, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x_BIHW: Tensor, style_BI: Tensor, noise: Tensor, offset: Tensor | None = None) -> Tensor:
         """Return (B, O, H, W); `noise` has shape (1 or B, 1, H, W)."""
-        y, demodulation = self.conv(x_BIHW, w_BD, offset)
+        y, demodulation = self.conv(x_BIHW, style_BI, offset)
         assert demodulation is not None
         # leaky(y) * gain = leaky(y * gain): the gain rides on factors that are multiplied in anyway.
         shift = ((self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN).contiguous(memory_format=torch.channels_last)
@@ -191,9 +191,9 @@ class ToRGB(nn.Module):
         if layer.resolution > 4:
             self.upsample = Resample(gain=4.0)
 
-    def forward(self, x_BIHW: Tensor, w_BD: Tensor, skip: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x_BIHW: Tensor, style_BI: Tensor, skip: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         """Return an RGB picture (B, 3, H, W)."""
-        y = self.conv(x_BIHW, w_BD, offset)[0] + self.bias
+        y = self.conv(x_BIHW, style_BI, offset)[0] + self.bias
         return y if skip is None else y + self.upsample.enlarge(skip)
 
 
@@ -255,23 +255,42 @@ class Generator(nn.Module):
     def synthesis(self, latents_BLD: Tensor, offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
         """Return images (B, 3, size, size) of W+ latents under `offsets`.
 
-        `noise` overrides the stored noise of single convolutions: one entry per non-toRGB layer, (1 or B, 1, H, W), None keeps the
-        stored one. Raises ValueError when latents, offsets or noise do not fit this generator.
+        `latents_BLD` may also hold one latent for every convolution, toRGB included, in output order. `noise` overrides the stored noise
+        of single convolutions: one entry per non-toRGB layer, (1 or B, 1, H, W), None keeps the stored one. Raises ValueError when
+        latents, offsets or noise do not fit this generator.
         """
+        return self.render(self.styles(latents_BLD), offsets, noise=noise)
+
+    def styles(self, latents_BLD: Tensor) -> list[Tensor]:
+        """Return the style (B, I) of every convolution, toRGB included, in output order: StyleSpace (StyleSpace Analysis, section 2)."""
+        each = latents_BLD.shape[1] if latents_BLD.ndim == 3 else 0
+        if each not in (self.n_latents, len(self.layers)) or latents_BLD.shape[2] != self.style_dim:
+            expected = f"(B, {self.n_latents} or {len(self.layers)}, {self.style_dim})"
+            raise ValueError(f"{self.size} px generator: latents must have shape {expected}, found {tuple(latents_BLD.shape)}")
+        slots = [layer.latent if each == self.n_latents else layer.index for layer in self.layers]
+        return [conv.modulation(latents_BLD[:, slot]) for conv, slot in zip(self.convolutions(), slots, strict=True)]
+
+    def convolutions(self) -> list[ModulatedConv]:
+        """Return the modulated convolutions in output order; the offset of output index i applies to the weight of the i-th."""
+        convs, rgbs = iter((self.conv1, *self.convs)), iter((self.to_rgb1, *self.to_rgbs))
+        return [next(convs if layer.kind == "conv" else rgbs).conv for layer in self.layers]
+
+    def render(self, styles: Sequence[Tensor], offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
+        """Return images (B, 3, size, size) of styles as `styles` returns them; the rest as in `synthesis`."""
         offsets = offsets or {}
-        self._check(latents_BLD, offsets)
+        self._check(styles, offsets)
         noises = self._noises(noise)
         # Channels last: the transposed convolutions are twice as fast on a CPU.
-        x = self.input.input.expand(latents_BLD.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.input.input.expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         skip: Tensor | None = None
         modules = iter((self.conv1, *self.convs))
         projections = iter((self.to_rgb1, *self.to_rgbs))
-        for layer in self.layers:
-            w_BD, offset = latents_BLD[:, layer.latent], offsets.get(layer.index)
+        for layer, style_BI in zip(self.layers, styles, strict=True):
+            offset = offsets.get(layer.index)
             if layer.kind == "conv":
-                x = next(modules)(x, w_BD, next(noises), offset)
+                x = next(modules)(x, style_BI, next(noises), offset)
             else:
-                skip = next(projections)(x, w_BD, skip, offset)
+                skip = next(projections)(x, style_BI, skip, offset)
         assert skip is not None
         return skip
 
@@ -283,10 +302,11 @@ class Generator(nn.Module):
             raise ValueError(f"generator noise: expected {len(stored)} entries, one per convolution, found {len(given)}")
         return iter([s if g is None else g for s, g in zip(stored, given, strict=True)])
 
-    def _check(self, latents_BLD: Tensor, offsets: Offsets) -> None:
-        if latents_BLD.ndim != 3 or latents_BLD.shape[1:] != (self.n_latents, self.style_dim):
-            expected = f"(B, {self.n_latents}, {self.style_dim})"
-            raise ValueError(f"{self.size} px generator: latents must have shape {expected}, found {tuple(latents_BLD.shape)}")
+    def _check(self, styles: Sequence[Tensor], offsets: Offsets) -> None:
+        widths = [layer.in_channels for layer in self.layers]
+        found = [style.shape[-1] for style in styles]
+        if found != widths:
+            raise ValueError(f"{self.size} px generator: styles must have the widths {widths}, found {found}")
         unknown = [index for index in offsets if not 0 <= index < len(self.layers)]
         if unknown:
             raise ValueError(f"{self.size} px generator: offset {unknown[0]} has no layer; indices run from 0 to {len(self.layers) - 1}")

@@ -65,7 +65,7 @@ def test_modulated_activations_equal_modulated_weights_on_every_layer(generator:
     module = next(m for m in generator.modules() if isinstance(m, ModulatedConv) and m.layer.index == index)
     side = layer.resolution // 2 if layer.upsample else layer.resolution
     x, w = torch.randn(3, layer.in_channels, side, side), torch.randn(3, 24)
-    y, demodulation = module(x, w)
+    y, demodulation = module(x, module.modulation(w))
     y = y if demodulation is None else y * demodulation[:, :, None, None]
     assert close(y, plain(module, x, w))
 
@@ -78,7 +78,7 @@ def test_an_offset_per_sample_equals_changed_weights_on_every_layer(generator: G
     side = layer.resolution // 2 if layer.upsample else layer.resolution
     x, w = torch.randn(2, layer.in_channels, side, side), torch.randn(2, 24)
     offset = offsets(generator, 2, kernel=kernel)[index]
-    y, demodulation = module(x, w, offset)
+    y, demodulation = module(x, module.modulation(w), offset)
     y = y if demodulation is None else y * demodulation[:, :, None, None]
     for sample in range(2):
         changed = copy.deepcopy(module)
@@ -163,7 +163,7 @@ def test_layers_describe_the_output_indices_at_1024() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda g: g.synthesis(torch.zeros(1, 9, 24)), r"latents must have shape \(B, 10, 24\), found \(1, 9, 24\)"),
+        (lambda g: g.synthesis(torch.zeros(1, 9, 24)), r"latents must have shape \(B, 10 or 14, 24\), found \(1, 9, 24\)"),
         (lambda g: g.synthesis(latents(1), {14: torch.zeros(1, 3, 8, 1, 1)}), "offset 14 has no layer; indices run from 0 to 13"),
         (lambda g: g.synthesis(latents(2), {3: torch.zeros(2, 16, 12, 1, 1)}), r"layer 3: offset must have shape \(2 or 1, 16, 16, k, k\)"),
         (lambda g: g.synthesis(latents(1), {1: torch.zeros(1, 3, 16, 3, 3)}), "with k 1 or 1"),
