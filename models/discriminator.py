@@ -109,6 +109,27 @@ class FeatureHeads(nn.Module):
         return torch.cat([F.interpolate(score, size=finest, mode="nearest").flatten(1) for score in scores], 1)
 
 
+class LatentDiscriminator(nn.Module):
+    """Score how much latents look like those of the mapping network, in the layout of e4e's training files (e4e section 3.2)."""
+
+    def __init__(self, style_dim: int = 512, n_mlp: int = 4) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(n_mlp - 1):
+            layers += [nn.Linear(style_dim, style_dim), nn.LeakyReLU(0.2)]
+        self.mlp = nn.Sequential(*layers, nn.Linear(style_dim, 1))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> Self:
+        """Build from the constructor arguments that a pack stores."""
+        return cls(**config)  # type: ignore[arg-type]
+
+    def forward(self, w_BD: Tensor) -> Tensor:
+        """Return scores (B, 1)."""
+        score: Tensor = self.mlp(w_BD)
+        return score
+
+
 def _spread(x_BCHW: Tensor) -> Tensor:
     """Return the mean standard deviation over groups of samples as one extra channel (B, 1, H, W)."""
     batch, _, height, width = x_BCHW.shape

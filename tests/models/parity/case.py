@@ -25,9 +25,13 @@ class Case:
 
     def load(self, role: str, module: nn.Module) -> nn.Module:
         """Fill a module built on the meta device with the case's weights, strictly, in eval mode."""
-        recipe = self.facts["weights"][role]
-        module.load_state_dict(_weights(recipe["layout"], recipe["seed"]), strict=True, assign=True)
+        module.load_state_dict(self.weights(role), strict=True, assign=True)
         return module.eval()
+
+    def weights(self, role: str) -> dict[str, Tensor]:
+        """Return the case's weights of a role under their official names, without a prefix."""
+        recipe = self.facts["weights"][role]
+        return _weights(recipe["layout"], recipe["seed"])
 
     def check(self, outputs: dict[str, Tensor]) -> None:
         """Compare every output with the stored numbers at the case's own tolerance."""
@@ -48,6 +52,11 @@ def _cases() -> dict:
 @functools.lru_cache(maxsize=1)
 def _weights(layout: str, seed: int) -> dict[str, Tensor]:
     return fill.fill(fill.load_layout(HERE / "layouts" / f"{layout}.json"), seed)
+
+
+def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as a checkpoint names them."""
+    return {f"{prefix}.{key}": value for key, value in weights.items()}
 
 
 def meta() -> torch.device:
