@@ -24,11 +24,23 @@ KINDS: Mapping[str, str] = {
     "stylegan2_discriminator": "models.discriminator:Discriminator",
     "e4e": "models.encoders:Encoder4Editing",
     "w_encoder": "models.encoders:WEncoder",
+    "psp": "models.encoders:PspEncoder",
+    "restyle": "models.restyle:ReStyleEncoder",
+    "restyle_resnet": "models.restyle:ReStyleResNetEncoder",
+    "hyperstyle": "models.hyperstyle:HyperStyle",
     "hypereditor": "models.hypereditor:HyperEditor",
     "clip": "models.clip:ClipModel",
     "identity": "models.perception:IdentityNet",
     "attributes": "models.perception:AttributeNet",
     "landmarks": "models.perception:LandmarkNet",
+    "parser": "models.parser:FaceParser",
+    "arcface": "models.official_perception:ArcFace",
+    "moco": "models.official_perception:MoCo",
+    "clip_adapter": "models.clipinverter:CLIPAdapter",
+    "clip_remapper": "models.clipinverter:CLIPRemapper",
+    "levels_mapper": "models.mappers:LevelsMapper",
+    "single_mapper": "models.mappers:SingleMapper",
+    "style_space_mapper": "models.mappers:StyleSpaceMapper",
 }
 
 

@@ -16,9 +16,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from models.instruction import Instruction
 from models.pack import Pack
+from models.perceptual import PerceptualDistance, PerceptualFeatures
 from pipeline.attributes import AttributeJudge, AttributeVerdict, reads_reliably
 from pipeline.frechet import Moments
-from pipeline.perceptual import PerceptualDistance, PerceptualFeatures
 
 MAX_PSNR_DB = 100.0  # equal images have infinite PSNR, which neither JSON nor a mean can hold
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanSquaredError
 
 from models import losses
-from pipeline.perceptual import PerceptualDistance
+from models.perceptual import PerceptualDistance
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -17,9 +17,9 @@ from torchvision.models import AlexNet_Weights, alexnet
 
 from models.instruction import Instruction
 from models.pack import Pack, write_numbers
+from models.perceptual import PerceptualDistance
 from pipeline.attributes import AttributeJudge, AttributeVerdict, reads_reliably
 from pipeline.frechet import Moments
-from pipeline.perceptual import PerceptualDistance
 from pipeline.score import EditScores, Scorer, SourceFeatures
 from tests.models.small_pack import BINARY, GROUPS, write_small_pack
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.models import AlexNet_Weights
 
 RANDOM_SEED = 0
+SMALLEST = 1e-20
 MIN_SIZE = 32  # below this AlexNet's pooling leaves nothing
 
 logger = logging.getLogger(__name__)
@@ -51,16 +52,18 @@ class PerceptualDistance:
             self.network = _quietly(random=True)
         self.network.to(device)
 
-    @torch.no_grad()
+    def __call__(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+        """Return the distance of each pair of RGB pictures in [-1, 1], (B,), with gradients where they are on."""
+        return self.distance(self.features(a_BCHW), self.features(b_BCHW))
+
     def features(self, image_BCHW: Tensor) -> PerceptualFeatures:
         """Return the features of RGB pictures in [-1, 1]. Raises ValueError when they are too small for AlexNet."""
         height, width = image_BCHW.shape[-2:]
         if min(height, width) < MIN_SIZE:
             raise ValueError(f"LPIPS needs pictures of at least {MIN_SIZE}x{MIN_SIZE} pixels, found {width}x{height}")
         maps = self.network.net(self.network.scaling_layer(image_BCHW))
-        return PerceptualFeatures(maps=tuple(lpips.normalize_tensor(layer) for layer in maps))
+        return PerceptualFeatures(maps=tuple(_unit(layer) for layer in maps))
 
-    @torch.no_grad()
     def distance(self, a: PerceptualFeatures, b: PerceptualFeatures) -> Tensor:
         """Return the distance of each pair, shape (B,); 0 is equal, larger is further."""
         total = torch.zeros(a.maps[0].shape[0], device=a.maps[0].device)
@@ -69,6 +72,11 @@ class PerceptualDistance:
             weighted = self.network.lins[layer](difference) if self.network.lpips else difference.sum(dim=1, keepdim=True)
             total = total + lpips.spatial_average(weighted, keepdim=False).flatten()
         return total
+
+
+def _unit(map_BCHW: Tensor) -> Tensor:
+    """Divide by the length along the channels; unlike `lpips.normalize_tensor` with a gradient where all channels are zero."""
+    return map_BCHW * map_BCHW.square().sum(dim=1, keepdim=True).clamp_min(SMALLEST).rsqrt()
 
 
 def _cached_weights() -> Path | None:
