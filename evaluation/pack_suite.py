@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from evaluation.held_out import BATCH, HeldOut
+from evaluation.held_out import BATCH, HeldOut, held_out
 from models.instruction import Instruction
 from models.pack import Pack
 from pipeline.score import EditScores, Scorer
 from portraits import STYLE_NAMES
 
+NAME = "pack"
+PICTURES, EDITS = 1000, 200
 Say = Callable[[str], None]
 Numbers = dict[str, float]
 HIDES_HAIR = ("bald", "hat")
+
+
+def measure(
+    pack: Pack, instructions: Sequence[Instruction], *, say: Say, editor: str = "hypereditor", inverter: str = "e4e",
+    pictures: int = PICTURES, edits: int = EDITS,
+) -> dict[str, object]:  # fmt: skip
+    """Return all figures of the suite: on `pictures` held-out portraits, and on `edits` of them for every instruction."""
+    start = time.monotonic()
+    say(f"making and aligning {pictures} held-out portraits")
+    data, scorer = held_out(pack, pictures), Scorer(pack)
+    result: dict[str, object] = {"alignment": alignment(data), "features": {"lpips": scorer.features["lpips"]}}
+    result["attributes"] = attributes(pack, data)
+    result["inversion"] = {inverter: inversion(pack, data, name=inverter)}
+    say("editing")
+    made = editing(pack, scorer, data, instructions, editor=editor, inverter=inverter, pictures=edits, say=say)
+    return result | {"editing": made, "editing_overall": overall(made), "seconds": round(time.monotonic() - start, 1)}
 
 
 def alignment(data: HeldOut) -> Numbers:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,12 @@ import jsonargparse
 import torch
 
 from evaluation import pack_suite
-from evaluation.held_out import held_out
 from models.instruction import InstructionError, load_instructions
 from models.pack import Pack, PackError
 from pipeline.config import ConfigError
 from pipeline.registry import resolve_pack
-from pipeline.score import Scorer
 
-SUITES = ("pack",)
+SUITES = (pack_suite.NAME,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +62,10 @@ def say(text: str) -> None:
 def evaluate(options: Options) -> dict[str, object]:
     """Run the suite; return its figures."""
     pack, instructions = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri)), load_instructions(options.instructions)
-    start = time.monotonic()
-    say(f"making and aligning {options.pictures} held-out portraits")
-    data = held_out(pack, options.pictures)
-    result: dict[str, object] = {"suite": options.suite, "pack": pack.sha256, "alignment": pack_suite.alignment(data)}
-    scorer = Scorer(pack)
-    result["features"] = dict(scorer.features)
-    result["attributes"] = pack_suite.attributes(pack, data)
-    result["inversion"] = {options.inverter: pack_suite.inversion(pack, data, name=options.inverter)}
-    say("editing")
-    edits = pack_suite.editing(
-        pack, scorer, data, instructions, editor=options.editor, inverter=options.inverter, pictures=options.edits, say=say
+    figures = pack_suite.measure(
+        pack, instructions, editor=options.editor, inverter=options.inverter, pictures=options.pictures, edits=options.edits, say=say
     )  # fmt: skip
-    return result | {"editing": edits, "editing_overall": pack_suite.overall(edits), "seconds": round(time.monotonic() - start, 1)}
+    return {"suite": options.suite, "pack": pack.sha256, **figures}
 
 
 def main() -> int:

@@ -25,7 +25,9 @@ from types import FrameType
 import jsonargparse
 import torch
 
-from models.pack import Pack
+from evaluation import pack_suite
+from models.instruction import load_instructions
+from models.pack import Pack, add_file
 from models.pack_format import write_atomically
 from pipeline.config import TrackingConfig
 from pipeline.lock import OutputError, held
@@ -36,7 +38,8 @@ from training.run import Result
 
 EXPERIMENT = "train_pack"
 PARENT_TAG = "mlflow.parentRunId"
-SPENT = "seconds.json"
+SPENT, EVALUATION = "seconds.json", "evaluation.json"
+INSTRUCTIONS = "configs/instructions/portraits.yaml"
 COMMITTED = Path("packs/portraits64")
 FAILED, WRONG, STOPPED = 1, 2, 130
 POLL_S = 0.5
@@ -255,7 +258,8 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
     try:
         train_all(plan, options, run, stop=stop, spent=spent)
         seconds = spent.seconds
-        join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id)
+        # Shortened trainings leave networks that find no face, so there is nothing to measure.
+        join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id, finish=measure if plan.scale == 1 else None)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
@@ -265,6 +269,13 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
     flat = {f"{network}/{name}": value for network, found in numbers.items() for name, value in found.items()}
     end_run(run, status="FINISHED", metrics={**flat, "seconds": seconds}, artifacts=[str((options.output / "pack.yaml").resolve())])
     return {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
+
+
+def measure(folder: Path) -> None:
+    """Measure a pack as `jobs/evaluate.py` does and keep the figures in it, but for the pack's own hash, which depends on them."""
+    figures = pack_suite.measure(Pack.load(folder), load_instructions(INSTRUCTIONS), say=say)
+    (folder / EVALUATION).write_text(json.dumps({"suite": pack_suite.NAME, **figures}, indent=1) + "\n")
+    add_file(folder, EVALUATION)
 
 
 def main(arguments: list[str] | None = None) -> int:

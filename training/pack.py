@@ -194,10 +194,13 @@ def plain_settings(stage: Stage) -> dict[str, object]:
     return plain
 
 
-def join(plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: str | None = None) -> None:
+def join(
+    plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: str | None = None, finish: Callable[[Path], None] | None = None
+) -> None:
     """Join the stages' results into one pack; `seconds` is what the command took, all its runs together.
 
-    A kill leaves the old pack or the new one. Raises OutputError where the folder holds something else.
+    `finish` may add to the new pack before it takes its place. A kill leaves the old pack or the new one. Raises OutputError where the
+    folder holds something else.
     """
     stages = plan.stages
     results = {name: json.loads((work / name / "result.json").read_text()) for name in stages}
@@ -220,6 +223,8 @@ def join(plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: 
         _copy(work / name / PACK, _trained(stages[name]), new, dtype=torch.float16)
     shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, new / HYPEREDITOR_DETAILS)
     add_file(new, HYPEREDITOR_DETAILS)
+    if finish is not None:
+        finish(new)
     if folder.exists():
         folder.resolve().rename(old)
     new.rename(folder.resolve())
