@@ -8,10 +8,13 @@ CLIPInverter, StyleCLIP, InsightFace's IR-SE50 and MoCo v2.
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 import pickle
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +34,16 @@ from models.restyle import ReStyleEncoder, ReStyleResNetEncoder
 from models.stylegan2 import Generator
 
 MEAN_LATENT = "latent_avg"
-_SCALAR = np.float64(0).__reduce__()[0]  # numpy's rebuilder of a scalar, which has lived in two modules
+_SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]  # numpy's rebuilder of a scalar, which has lived in two modules
 ALLOWED: Sequence[Callable[..., object] | tuple[Callable[..., object], str]] = (
-    pathlib.PosixPath, argparse.Namespace, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType,
-    (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"),
+    argparse.Namespace, pathlib.PosixPath,
+    (pathlib.PosixPath, "pathlib._local.PosixPath"),  # where Python 3.13 keeps it
+    (pathlib.PureWindowsPath, "pathlib.WindowsPath"), (pathlib.PureWindowsPath, "pathlib._local.WindowsPath"),
+    (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"), np.dtype,
+    np.dtypes.BoolDType, np.dtypes.Int32DType, np.dtypes.Int64DType, np.dtypes.Float16DType, np.dtypes.Float32DType, np.dtypes.Float64DType,
 )  # fmt: skip
 """What the authors' training options and logged losses are made of; everything else that is no tensor is refused."""
+_WANTED = re.compile(r"(?:GLOBAL|function|object) (\S+) (?:was not an allowed|whose module)|but got (.+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +58,39 @@ class OfficialNetwork:
 
 def read_checkpoint(path: str | Path) -> dict[str, object]:
     """Read a checkpoint file without running anything that it says. Raises CheckpointFileError."""
+    if not Path(path).is_file():
+        found = "a folder" if Path(path).is_dir() else "no such file"
+        raise CheckpointFileError(f"checkpoint {path}: expected a file that torch.save wrote, found {found}")
     try:
-        with torch.serialization.safe_globals(list(ALLOWED)):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
-    except FileNotFoundError:
-        raise CheckpointFileError(f"checkpoint {path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointFileError(
-            f"checkpoint {path}: refused, because it wants to run code or holds objects that no checkpoint needs: {_first_line(error)}. "
-            "Only tensors and plain options are read; ask its author for a file of the weights alone"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointFileError(f"checkpoint {path}: not a file that torch.save wrote, or cut short: {_first_line(error)}") from None
+        with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # there is no list of what a broken file makes a reader raise
+        raise CheckpointFileError(f"checkpoint {path}: {_why_not(path, error)}") from None
     if not isinstance(content, dict):
         raise CheckpointFileError(f"checkpoint {path}: expected a dictionary, found a {type(content).__name__}")
     return content
 
 
+def _why_not(path: str | Path, error: Exception) -> str:
+    """Say why a file was not read, without torch's advice to read it unsafely."""
+    wanted = _WANTED.search(str(error).split("Check the documentation")[0].strip()) if isinstance(error, pickle.UnpicklingError) else None
+    if wanted:
+        return (
+            f"refused, because it wants to run code or holds objects that no checkpoint needs: {_first_line(wanted[1] or wanted[2])}. "
+            "Only tensors and plain options are read; ask its author for a file of the weights alone"
+        )
+    if "TorchScript" in str(error):
+        return "a TorchScript archive, which is a program: expected the weights that torch.save wrote"
+    size = Path(path).stat().st_size
+    detail = "its content is no pickle of torch's" if isinstance(error, pickle.UnpicklingError) else _first_line(error).split(". ")[0]
+    return f"not a file that torch.save wrote, or cut short ({size} bytes): {f'{type(error).__name__} {detail}'.strip()}; fetch it again"
+
+
 def networks_in(checkpoint: Mapping[str, object], *, where: str = "checkpoint", kind: str | None = None) -> list[OfficialNetwork]:
     """Return every network of a checkpoint that this project knows, by its keys and shapes.
 
-    `kind` names the encoder where the file does not say (e4e, psp, w_encoder, restyle_e4e, restyle_psp). Raises CheckpointFileError when
-    there is none, or when tensors are missing, unknown, or of the wrong shape.
+    `kind` names the encoder where the file does not say (e4e, psp, restyle_e4e, restyle_psp). Raises CheckpointFileError when there is
+    no network, or when tensors are missing, unknown, or of the wrong shape.
     """
     source = _Source(checkpoint, where=where, kind=kind)
     found = [network for reader in READERS for network in reader(source)]
@@ -85,15 +103,20 @@ def networks_in(checkpoint: Mapping[str, object], *, where: str = "checkpoint", 
     return found
 
 
+def options_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
+    """Return the training options that a checkpoint holds, by name; empty when it holds none."""
+    opts = checkpoint.get("opts", {})
+    named = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
+    return {str(name): value for name, value in named.items()}
+
+
 class _Source:
     """A checkpoint, its weights by prefix, and the options it was trained with."""
 
     def __init__(self, checkpoint: Mapping[str, object], *, where: str, kind: str | None) -> None:
         self.checkpoint, self.where, self.kind = checkpoint, where, kind
-        state = checkpoint.get("state_dict", {})
-        self.state: Mapping[str, Tensor] = state if isinstance(state, Mapping) else {}
-        opts = checkpoint.get("opts", {})
-        self.opts: Mapping[str, object] = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
+        self.state = shapes.tensors_of(checkpoint.get("state_dict"))
+        self.opts = options_of(checkpoint)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the weights under `prefix.`, without it."""
@@ -101,31 +124,40 @@ class _Source:
         return {key[len(start) :]: value for key, value in self.state.items() if key.startswith(start)}
 
     def mean_latent(self) -> dict[str, Tensor]:
-        """Return the file's mean latent, if it has one, as extra tensors."""
+        """Return the file's mean latent, if it has one, as extra tensors: (D,) where its slots agree, else (L, D)."""
         value = self.checkpoint.get(MEAN_LATENT)
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or not 1 <= value.ndim <= 3:
             return {}
-        return {MEAN_LATENT: (value[0] if value.ndim == 3 else value).float()}
+        rows = (value[0] if value.ndim == 3 else value).float()
+        if rows.ndim == 2:
+            rows = rows[0] if torch.equal(rows, rows[:1].expand_as(rows)) else rows[: self.slots()]
+        return {MEAN_LATENT: rows.clone()}
+
+    def slots(self) -> int | None:
+        """Return how many latents the generator in the file takes; None for a file without one."""
+        own = self.generator()
+        return 2 * int(math.log2(shapes.generator_size(own))) - 2 if own else None
 
     def generator(self) -> dict[str, Tensor]:
         """Return the weights of the generator that the file carries, empty when there is none."""
-        bare = self.checkpoint.get("g_ema")
-        return dict(bare) if isinstance(bare, Mapping) else shapes.without(self.part("decoder"), ("affine_mlps.", "lambdas."))
+        bare = shapes.tensors_of(self.checkpoint.get("g_ema"))
+        return bare or shapes.without(self.part("decoder"), ("affine_mlps.", "lambdas."))
 
     def size(self) -> int:
         """Return the generator's size: of the generator in the file, else from the options. Raises CheckpointFileError."""
         own = self.generator()
         if own:
-            return shapes.generator_size(own)
+            return shapes.reading(self.where, "generator", shapes.generator_size, own)
         for name in ("output_size", "stylegan_size"):
-            if isinstance(self.opts.get(name), int):
-                return int(self.opts[name])  # type: ignore[call-overload]
+            size = self.opts.get(name)
+            if isinstance(size, int | np.integer):
+                return int(size)
         raise CheckpointFileError(f"{self.where}: neither a generator (decoder.*) nor opts.output_size says which size it is for")
 
     def channels(self) -> dict[int, int] | None:
         """Return the generator's widths; None for the released ones where the file has no generator."""
         own = self.generator()
-        return shapes.generator_channels(own) if own else None
+        return shapes.reading(self.where, "generator", shapes.generator_channels, own) if own else None
 
     def built(
         self, name: str, kind: Callable[..., nn.Module], config: Mapping[str, object], tensors: Mapping[str, Tensor], *, mean: bool = False
@@ -151,8 +183,8 @@ def _generator(source: _Source) -> list[OfficialNetwork]:
 
 
 def _discriminator(source: _Source) -> list[OfficialNetwork]:
-    tensors = source.checkpoint.get("d")
-    if not isinstance(tensors, Mapping):
+    tensors = shapes.tensors_of(source.checkpoint.get("d"))
+    if not tensors:
         return []
     config = shapes.reading(source.where, "discriminator", shapes.discriminator_config, tensors)
     return [source.built("discriminator", Discriminator, config, tensors)]
@@ -177,8 +209,14 @@ def _encoder(source: _Source) -> list[OfficialNetwork]:
         config = shapes.reading(source.where, "W encoder", shapes.w_encoder_config, tensors) | {"size": source.size()}
         return [source.built("w_encoder", WEncoder, config, tensors, mean=True)]
     name, kind, shared = _encoder_type(source, tensors)
+    if "cars" in str(source.opts.get("dataset_type", "")):
+        # The released cars encoder has the 18 slots of a 1024 px generator; its code drops those that its own of 512 px does not take.
+        tensors = shapes.first_slots(tensors, source.slots())
     config = shapes.reading(source.where, name, shapes.encoder_config, tensors) | shapes.picture_size(source.opts, tensors)
-    return [source.built(name, kind, config if shared is None else config | {"shared": shared}, tensors, mean=True)]
+    built = source.built(name, kind, config if shared is None else config | {"shared": shared}, tensors, mean=True)
+    if shared is None and source.opts.get("start_from_latent_avg") is False:
+        built = replace(built, extra={MEAN_LATENT: torch.zeros(len(tensors["styles.0.linear.bias"]))})
+    return [built]
 
 
 def _encoder_type(source: _Source, tensors: Mapping[str, Tensor]) -> tuple[str, type[nn.Module], bool | None]:
@@ -228,7 +266,7 @@ def _mapper(source: _Source) -> list[OfficialNetwork]:
     if "mapping.mapping.1.weight" in tensors:
         return [source.built("styleclip_mapper", SingleMapper, {"style_dim": len(tensors["mapping.mapping.1.bias"])}, tensors)]
     if any(key.startswith("mapper_") for key in tensors):
-        config = shapes.reading(source.where, "style space mapper", shapes.style_space_config, tensors, source.size())
+        config = shapes.reading(source.where, "style space mapper", shapes.style_space_config, tensors, source.size(), source.channels())
         return [source.built("styleclip_mapper", StyleSpaceMapper, config, tensors)]
     config = shapes.reading(source.where, "levels mapper", shapes.levels_config, tensors)
     return [source.built("styleclip_mapper", LevelsMapper, config, tensors)]
@@ -240,7 +278,7 @@ def _perception(source: _Source) -> list[OfficialNetwork]:
     if query:
         found.append(source.built("moco", MoCo, {}, {key: value for key, value in query.items() if not key.startswith("fc.")}))
     if "output_layer.3.weight" in source.checkpoint:
-        tensors = {key: value for key, value in source.checkpoint.items() if isinstance(value, Tensor)}
+        tensors = shapes.tensors_of(source.checkpoint)
         config = shapes.reading(source.where, "ArcFace", shapes.arcface_config, tensors)
         found.append(source.built("arcface", ArcFace, config, tensors))
     return found
@@ -251,7 +289,7 @@ READERS: Sequence[Callable[[_Source], list[OfficialNetwork]]] = (
 )  # fmt: skip
 
 
-def _can_map(path: str | Path) -> bool:
+def _is_zip(path: str | Path) -> bool:
     """Say whether the file is the zip that torch.save writes now: those of before 1.6 cannot be mapped into memory."""
     try:
         with Path(path).open("rb") as stream:
@@ -260,5 +298,5 @@ def _can_map(path: str | Path) -> bool:
         return False
 
 
-def _first_line(error: Exception, longest: int = 300) -> str:
+def _first_line(error: Exception | str, longest: int = 300) -> str:
     return " ".join(str(error).split())[:longest]

@@ -36,6 +36,22 @@ def reading(where: str, what: str, read: Callable[..., Returned], *arguments: ob
         raise CheckpointFileError(f"{where}: its {what} is not of the released layout: {error}") from None
 
 
+def tensors_of(content: object) -> dict[str, Tensor]:
+    """Return the named tensors of what should be a state dict; empty when it is none."""
+    if not isinstance(content, Mapping):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def first_slots(tensors: Tensors, slots: int | None) -> dict[str, Tensor]:
+    """Return an encoder's tensors without the style blocks of slots from `slots` on; all of them when that is None."""
+    return {
+        key: value
+        for key, value in tensors.items()
+        if slots is None or not (match := re.match(r"styles\.(\d+)\.", key)) or int(match[1]) < slots
+    }
+
+
 def without(tensors: Tensors, starts: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the tensors whose names begin otherwise."""
     return {key: value for key, value in tensors.items() if not key.startswith(starts)}
@@ -72,7 +88,7 @@ def generator_config(tensors: Tensors) -> Config:
 
 def discriminator_config(tensors: Tensors) -> Config:
     """Return the arguments of `Discriminator`."""
-    blocks = _count(tensors, r"convs\.(\d+)\.", first=1)
+    blocks = _count(tensors, r"convs\.(\d+)\.") - 1
     size = 4 * 2**blocks
     widths = {size: tensors["convs.0.0.weight"].shape[0]}
     for number in range(1, blocks + 1):
@@ -155,7 +171,7 @@ def hyperstyle_config(tensors: Tensors) -> Config:
     config: Config = {"layers": layers, "shared": "shared_weight_hypernet.w1" in tensors, **resnet_shape(tensors)}
     config["block"] = "separable" if any(".make_kernel_in." in key for key in tensors) else "plain"
     features = list(resnet_shape(tensors)["widths"])[-1]  # type: ignore[call-overload]
-    for layer in layers:
+    for layer in sorted(layers, key=lambda layer: f"refinement_blocks.{layer}.output.1.weight" not in tensors):  # plain blocks first
         block = f"refinement_blocks.{layer}"
         steps = _count(tensors, rf"refinement_blocks\.{layer}\.convs\.(\d+)\.weight", step=2)
         inner = tensors[f"{block}.convs.0.weight"].shape[0]
@@ -163,10 +179,10 @@ def hyperstyle_config(tensors: Tensors) -> Config:
             width = tensors["shared_weight_hypernet.b2"].shape[0] // features
             config["kernel_size"] = math.isqrt(tensors["shared_weight_hypernet.b1"].shape[0] // width)
             config |= {"shared_inner": inner, "input_size": 16 * 2 ** (steps - 1)}
-        elif f"{block}.output.1.weight" in tensors:
-            config |= {"inner": inner, "input_size": 16 * 2 ** (steps + 1)}
-        else:
-            config |= {"inner": inner, "input_size": 16 * 2**steps}
+            continue
+        config["input_size"] = 16 * 2 ** (steps + (f"{block}.output.1.weight" in tensors))
+        if steps > 1:  # a single convolution has no inner width
+            config["inner"] = inner
     return config
 
 
@@ -194,9 +210,9 @@ def levels_config(tensors: Tensors) -> Config:
     return {"levels": levels, "style_dim": tensors[f"{levels[0]}_mapping.mapping.1.bias"].shape[0]}
 
 
-def style_space_config(tensors: Tensors, size: int) -> Config:
-    """Return the arguments of `StyleSpaceMapper` for a generator of the released widths."""
-    table = layer_table(size, default_channels(size))
+def style_space_config(tensors: Tensors, size: int, channels: Mapping[int, int] | None) -> Config:
+    """Return the arguments of `StyleSpaceMapper` for a generator; None stands for the released widths."""
+    table = layer_table(size, channels or default_channels(size))
     mapped = set(_indices(tensors, r"mapper_(\d+)\."))
     return {"widths": [layer.in_channels for layer in table], "rgb": [layer.index for layer in table if layer.index not in mapped]}
 
