@@ -1,0 +1,98 @@
+"""PTI: the tuned generator shows the picture at the pivot, near latents drift less with the regulariser, nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.pivotal_tuning import LocalityConfig, PivotalTuning, PivotalTuningConfig, near_pivot
+from models.projection import Projection, ProjectionConfig
+from models.similarity import Similarity, SimilarityWeights
+from models.state import GeneratorState
+from tests.models.optimising import CLOSE, drift, held_out_portraits, joined, left_alone, lpips, noise_pictures, portraits, same, world
+
+PIVOT = ProjectionConfig(steps=3, learning_rate=0.05)
+
+
+def tuning(*, encoder: str | None = None, **settings: object) -> PivotalTuning:
+    config = PivotalTuningConfig(**{"pivot": PIVOT, "steps": 4, "learning_rate": 3e-3, **settings})  # type: ignore[arg-type]
+    return PivotalTuning("pti", **world().common(), config=config, encoder=encoder and world().encoder(encoder))  # type: ignore[arg-type]
+
+
+def test_tuning_brings_the_pivots_picture_closer() -> None:
+    pictures = noise_pictures(2)
+    pivots = Projection("w", **world().common(), config=PIVOT).invert(pictures)
+    state = tuning(steps=8).invert(pictures)
+    assert torch.equal(state.latents_BLD, pivots.latents_BLD)
+    assert set(state.offsets) == {layer.index for layer in world().generator.layers}
+    assert all(offset.abs().amax(dim=(1, 2, 3, 4)).min() > 0 for offset in state.offsets.values())  # every layer of every picture moved
+    similarity = world().similarity()
+    with torch.no_grad():
+        before, after = (similarity(world().generator(s), pictures) for s in (pivots, state))
+    assert (after < 0.97 * before).all()
+
+
+@pytest.mark.parametrize("locality", [None, LocalityConfig(alpha=2.0)])
+def test_a_batch_equals_its_single_pictures(locality: LocalityConfig | None) -> None:
+    pictures = noise_pictures(2)
+    inverter = tuning(locality=locality)
+    assert same(inverter.invert(pictures), joined([inverter.invert(picture) for picture in pictures.split(1)]))
+
+
+def test_an_encoder_can_give_the_pivot_and_networks_are_left_alone() -> None:
+    pictures = noise_pictures(1)
+    with left_alone(world().networks), torch.no_grad():
+        state = tuning(encoder="w_encoder", locality=LocalityConfig(alpha=2.0)).invert(pictures)
+    assert torch.equal(state.latents_BLD, world().encoder("w_encoder").invert(pictures).latents_BLD)
+    assert not any(offset.requires_grad for offset in state.offsets.values())
+    with torch.inference_mode():
+        again = tuning(encoder="w_encoder", locality=LocalityConfig(alpha=2.0)).invert(pictures.clone())
+    assert same(state, again, tolerance=0.0)
+
+
+def test_a_picture_that_is_close_enough_is_not_tuned() -> None:
+    calls: list[tuple[int, int]] = []
+    inverter = tuning(stop_lpips=1e9)
+    inverter.on_step = lambda done, total, losses: calls.append((done, total))
+    state = inverter.invert(noise_pictures(2))
+    assert all(offset.abs().max() == 0 for offset in state.offsets.values())
+    assert calls[-1] == (14, 14)  # 3 steps of projection and 4 of tuning for each of two pictures
+
+
+def test_near_latents_lie_at_the_distance_alpha_over_all_slots() -> None:
+    pivot = world().generator.repeat(world().mean[None]) + 0.1
+    mean, source = pivot - 0.1, torch.Generator().manual_seed(1)
+    near = near_pivot(world().generator, pivot, mean_1LD=mean, locality=LocalityConfig(alpha=3.0, samples=5), source=source)
+    assert torch.allclose((near - pivot).flatten(1).norm(dim=1), torch.full((5,), 3.0), rtol=1e-4)
+
+
+def test_settings_that_cannot_work_are_named() -> None:
+    pixels = Similarity(SimilarityWeights(lpips=0, identity=0, parsing=0))
+    with pytest.raises(ValueError, match="'pti': stop_lpips needs the LPIPS term"):
+        PivotalTuning("pti", **{**world().common(), "similarity": pixels})
+    with pytest.raises(ValueError, match="steps must be 1 or more, found 0"):
+        PivotalTuningConfig(steps=0)
+    with pytest.raises(ValueError, match="samples and every must be 1 or more, found 0 and 1"):
+        LocalityConfig(samples=0)
+
+
+def test_on_a_portrait_pti_lowers_l2_and_lpips_and_the_regulariser_the_drift() -> None:
+    pack, picture = portraits(), held_out_portraits(1)
+    similarity = Similarity(CLOSE, lpips=lpips())
+    encoder = pack.inverter("w_encoder")
+    # Weights as strong as the picture's own: a dozen steps would not show the published ones, which work over hundreds.
+    near = LocalityConfig(alpha=15.0, weights=CLOSE)
+    states = [encoder.invert(picture)]
+    for locality in (None, near):
+        config = PivotalTuningConfig(steps=12, learning_rate=1e-3, locality=locality)
+        common = {"generator": pack.generator(), "similarity": similarity, "mean_latent": pack.mean_latent()}
+        states.append(PivotalTuning("pti", **common, config=config, encoder=encoder).invert(picture))
+    pivot, free, held = ({k: v.item() for k, v in _parts(similarity, state, picture).items()} for state in states)
+    for tuned in (free, held):
+        assert tuned["pixel"] < 0.8 * pivot["pixel"] and tuned["lpips"] < 0.8 * pivot["lpips"]
+    assert drift(pack.generator(), states[2]) < 0.8 * drift(pack.generator(), states[1])
+
+
+def _parts(similarity: Similarity, state: GeneratorState, picture: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return similarity.parts(similarity.see(portraits().generator()(state)), similarity.see(picture))
