@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.editors import Editor, HyperEditorEditor
-from models.encoders import Encoder4Editing, WEncoder
 from models.hypereditor import HyperEditor
-from models.inverters import EncoderInverter, Inverter
+from models.inverter_registry import build_inverter
+from models.inverters import Inverter
 from models.pack_format import (
     INDEX,
     KINDS,
@@ -83,15 +83,9 @@ class Pack:
         """Return the generator."""
         return self.network("generator", Generator)
 
-    def inverter(self, name: str = "e4e") -> Inverter:
-        """Return the encoder `name` as an inverter; its mean latent is its own, else the generator's. Raises PackError."""
-        encoder = self._network(name)[0]
-        if not isinstance(encoder, Encoder4Editing | WEncoder):
-            raise PackError(f"pack {self.path}: network {name!r} is a {self.info.networks[name].kind}, not an inverter (e4e, w_encoder)")
-        for owner in (name, "generator"):
-            if owner in self.info.networks and MEAN_LATENT in self.info.networks[owner].extra:
-                return EncoderInverter(name, encoder, latent_avg=self._network(owner)[1][MEAN_LATENT])
-        raise PackError(f"pack {self.path}: neither {name!r} nor 'generator' stores {MEAN_LATENT}, which {name!r} adds to")
+    def inverter(self, name: str = "e4e", settings: Mapping[str, object] | None = None) -> Inverter:
+        """Return the inverter `name`; `inverter_names.inverter_names` lists them. Raises PackError, for a wrong setting too."""
+        return build_inverter(self, name, settings or {})
 
     def editor(self, name: str = "hypereditor") -> Editor:
         """Return the editor `name`. Raises PackError."""

@@ -74,7 +74,9 @@ class EditConfig:
     pack: str = "packs/portraits64"
     """Folder or URL of the trained networks, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry."""
     inverter: str = "e4e"
-    """Network of the pack that turns a picture into a generator state."""
+    """What turns a picture into a generator state: an encoder or hypernetwork of the pack, w_projection, wplus_projection, pti or gani."""
+    inverter_settings: dict[str, float | int | bool | str] = field(default_factory=dict)
+    """Settings of the inverter by name, such as `--inverter_settings.iterations 10`; a wrong one is answered with those that there are."""
     editor: str = "hypereditor"
     """Network of the pack that changes a state by an instruction."""
     batch_size: int = 16
@@ -136,7 +138,7 @@ def nearest(value: str, valid: Iterable[str]) -> str:
 
 def config_hash(config: EditConfig, instructions: Sequence[Mapping[str, object]]) -> str:
     """Return the sha256 of what changes the bytes written: resolved instructions, methods, kept members, limits, seed."""
-    chosen = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_HASH}
+    chosen = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_HASH and value != {}}
     chosen["keep"] = sorted(config.keep)
     text = json.dumps({"format": 1, "config": chosen, "instructions": list(instructions)}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

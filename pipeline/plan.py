@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.instruction import Instruction, InstructionError, load_instructions
+from models.inverter_names import inverter_names
 from models.pack_format import PackInfo, fetch, read_info, verify
 from pipeline.config import ConfigError, EditConfig, config_hash, nearest
 from pipeline.registry import SCHEME, find_pack
 from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
 
-INVERTER_KINDS = ("e4e", "w_encoder")
 EDITOR_KINDS = ("hypereditor",)
 NEEDED = ("generator", "clip", "identity", "attributes", "landmarks")
 INLINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*->\s*(.+?)\s*(?:@\s*(\S+)\s*)?$", re.DOTALL)
@@ -105,11 +105,15 @@ def _find_pack(pack: str, registry: str) -> tuple[str, Path]:
 
 
 def _check_networks(config: EditConfig, info: PackInfo) -> None:
-    asked = [("inverter", config.inverter, INVERTER_KINDS), ("editor", config.editor, EDITOR_KINDS)]
-    for option, wanted, kinds in asked if config.instructions else asked[:1]:
-        valid = [name for name, network in info.networks.items() if network.kind in kinds]
+    editors = [name for name, network in info.networks.items() if network.kind in EDITOR_KINDS]
+    asked = [("inverter", config.inverter, inverter_names(info)), ("editor", config.editor, editors)]
+    for option, wanted, valid in asked if config.instructions else asked[:1]:
         if wanted not in valid:
             raise ConfigError(f"--{option} {wanted}: pack {config.pack} has no such {option}: {nearest(wanted, valid)}")
+    if config.inverter_settings:
+        from models.inverter_registry import read_settings  # imported here: it takes torch along, which most plans do not need
+
+        read_settings(info, config.inverter, config.inverter_settings)
     missing = [name for name in NEEDED if name not in info.networks]
     if missing:
         raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; an edit job needs {', '.join(NEEDED)}")

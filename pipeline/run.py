@@ -167,6 +167,7 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
     return WorkerSettings(
         pack=plan.pack_url,
         inverter=config.inverter,
+        inverter_settings=dict(config.inverter_settings),
         editor=config.editor,
         device=pool.device,
         threads=pool.threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.instruction import Instruction
@@ -45,6 +46,7 @@ class WorkerSettings:
 
     pack: str
     inverter: str
+    inverter_settings: Mapping[str, object]
     editor: str
     device: str
     threads: int

@@ -37,6 +37,7 @@ def prepare(settings: WorkerSettings) -> Methods:
     methods = load_methods(
         pack,
         inverter=settings.inverter,
+        inverter_settings=settings.inverter_settings,
         editor=settings.editor if settings.wish.instructions else None,
         device=settings.device,
         allow_lpips_download=settings.allow_lpips_download,

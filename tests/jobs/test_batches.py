@@ -145,6 +145,24 @@ def test_without_instructions_the_same_faces_and_latents_are_written_and_no_edit
     )
 
 
+@pytest.mark.parametrize(
+    ("inverter", "settings"),
+    [
+        ("w_encoder", {}), ("psp", {}), ("restyle_e4e", {"iterations": 2}), ("hyperstyle", {"iterations": 2}), ("w_projection", {"steps": 4}),
+        ("wplus_projection", {"steps": 4}), ("pti", {"pivot_steps": 4, "steps": 2}), ("gani", {"steps": 2}),
+    ],
+)  # fmt: skip
+def test_every_inverter_runs_in_the_pipeline_and_the_same_batch_gives_the_same_bytes(
+    ready: list[Ready], small: World, inverter: str, settings: dict[str, object]
+) -> None:
+    pack = Pack.load(small.pack)
+    chosen = load_methods(pack, inverter=inverter, inverter_settings=settings, editor="hypereditor", device="cpu")
+    first, again = (run_batch(ready[:2], methods=chosen, wish=WISH).samples for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert isinstance(one, Finished) and isinstance(other, Finished)
+        assert one.members == other.members and one.rows[0]["inverter"] == inverter
+
+
 def test_scores_are_those_of_the_pictures_as_written(ready: list[Ready], methods: Methods) -> None:
     (one,) = run_batch(ready[:1], methods=methods, wish=WISH).samples
     assert isinstance(one, Finished)
@@ -184,7 +202,7 @@ def test_a_shard_that_is_not_there_is_named(small: World, aligner: Aligner) -> N
 
 def settings(small: World, out: Path, run_id: str, *, batch_size: int) -> WorkerSettings:
     return WorkerSettings(
-        pack=str(small.pack), inverter="e4e", editor="hypereditor", device="cpu", threads=1, batch_size=batch_size,
+        pack=str(small.pack), inverter="e4e", inverter_settings={}, editor="hypereditor", device="cpu", threads=1, batch_size=batch_size,
         allow_lpips_download=False, wish=WISH, output=str(out), run_id=run_id, config_hash="c", pack_hash=Pack.load(small.pack).sha256,
     )  # fmt: skip
 

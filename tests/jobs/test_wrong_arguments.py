@@ -52,7 +52,9 @@ def test_a_wrong_value_is_named(
     ("more", "expected"),
     [
         (["--inverter", "w_encode"], "--inverter w_encode: pack"),
-        (["--inverter", "w_encode"], "did you mean 'w_encoder'? valid: e4e, w_encoder"),
+        (["--inverter", "w_encode"], "did you mean 'w_encoder'? valid: e4e, gani"),
+        (["--inverter_settings.iterations", "3"], "inverter 'e4e': no setting 'iterations'; it has none"),
+        (["--inverter", "pti", "--inverter_settings.step", "3"], "no setting 'step'; did you mean 'steps'"),
         (["--editor", "hypereditr"], "did you mean 'hypereditor'?"),
         (["--keep", "orginal"], "did you mean 'original'? valid: inversion, latents, original"),
         (["--batch_sise", "4"], "did you mean --batch_size?"),

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from models.clip import ClipModel
-from models.encoders import Encoder4Editing, WEncoder
+from models.encoders import Encoder4Editing, PspEncoder, WEncoder
 from models.hypereditor import HyperEditor
+from models.hyperstyle import HyperStyle
 from models.pack import start_pack, write_network
 from models.perception import AttributeNet, IdentityNet, LandmarkNet
+from models.restyle import ReStyleEncoder
 from models.stylegan2 import Generator
 
 SIZE = 64
@@ -38,6 +40,9 @@ CONFIGS: dict[str, dict] = {
     "e4e": {"size": SIZE, "input_size": SIZE, "style_dim": STYLE_DIM, **TRUNK},
     "w_encoder": {"size": SIZE, "input_size": SIZE, "style_dim": STYLE_DIM, **TRUNK},
     "hypereditor": {"size": SIZE, "channels": CHANNELS, "input_size": SIZE, "text_dim": EMBED, "inner": 8, **TRUNK},
+    "psp": {"size": SIZE, "input_size": SIZE, "style_dim": STYLE_DIM, "style_width": 8, **TRUNK},
+    "restyle_e4e": {"size": SIZE, "input_size": SIZE, "style_dim": STYLE_DIM, "style_width": 8, **TRUNK},
+    "hyperstyle": {"size": SIZE, "channels": CHANNELS, "input_size": SIZE, "inner": 8, "shared_inner": 8, **TRUNK},
     "clip": {"model": CLIP, "templates": TEMPLATES, "merges": 500},
     "identity": {"size": SIZE, "widths": (8, 8, 8), "embed_dim": EMBED},
     "attributes": {"groups": GROUPS, "binary": BINARY, "size": SIZE, "widths": (8, 8, 8)},
@@ -48,6 +53,9 @@ CLASSES = {
     "e4e": Encoder4Editing,
     "w_encoder": WEncoder,
     "hypereditor": HyperEditor,
+    "psp": PspEncoder,
+    "restyle_e4e": ReStyleEncoder,
+    "hyperstyle": HyperStyle,
     "clip": ClipModel,
     "identity": IdentityNet,
     "attributes": AttributeNet,

@@ -1,0 +1,104 @@
+"""Make the inverters that optimise of a pack: their settings, flat enough for a command line, and the networks that judge them.
+
+The defaults are the papers', which are for 256 to 1024 pixels; `configs/edit/` has presets for the portraits pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from models.gani import Gani, GaniConfig
+from models.gradient_modification import ModuleConfig
+from models.inverters import Inverter
+from models.parser import FaceParser
+from models.perceptual import PerceptualDistance
+from models.pivotal_tuning import LocalityConfig, PivotalTuning, PivotalTuningConfig
+from models.projection import Projection, ProjectionConfig
+from models.similarity import Similarity, SimilarityWeights
+
+if TYPE_CHECKING:
+    from models.pack import Pack
+
+DISTANCE = SimilarityWeights(pixel=1.0, lpips=1.0, identity=0.0, parsing=0.0)
+"""What projection and PTI make small (PTI eq. 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionSettings:
+    """Settings of w_projection and wplus_projection."""
+
+    steps: int = 1000
+    learning_rate: float = 0.1
+    stop_lpips: float | None = None
+    start: Literal["mean", "encoder"] = "mean"
+    lockstep: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PtiSettings:
+    """Settings of pti; `locality` switches its regulariser on."""
+
+    pivot_steps: int = 450
+    pivot_rate: float = 5e-3
+    steps: int = 350
+    learning_rate: float = 3e-4
+    stop_lpips: float | None = 0.06
+    locality: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaniSettings:
+    """Settings of gani; the weights are those of eq. 1, `localisation` lambda of eq. 5, `blocks` those of a module."""
+
+    steps: int = 300
+    learning_rate: float = 1e-3
+    pixel: float = 1.0
+    lpips: float = 0.8
+    identity: float = 0.1
+    parsing: float = 1.0
+    localisation: float = 1.0
+    samples: int = 1
+    blocks: int = 2
+    pre_norm: Literal["none", "in", "sn"] = "none"
+    post_norm: Literal["none", "in", "sn"] = "sn"
+    stop_lpips: float | None = None
+
+
+SETTINGS: Mapping[str, type] = {
+    "w_projection": ProjectionSettings, "wplus_projection": ProjectionSettings, "pti": PtiSettings, "gani": GaniSettings,
+}  # fmt: skip
+
+
+def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) -> Inverter:
+    """Return the inverter; `start` gives its first latents where it does not begin at the mean. Raises ValueError for wrong settings."""
+    if isinstance(settings, ProjectionSettings):
+        projection = ProjectionConfig(
+            space="w" if name == "w_projection" else "w+", steps=settings.steps, learning_rate=settings.learning_rate,
+            start=settings.start, stop_lpips=settings.stop_lpips, lockstep=settings.lockstep,
+        )  # fmt: skip
+        return Projection(name, **_judged(pack, DISTANCE), config=projection, encoder=start)  # type: ignore[arg-type]
+    if isinstance(settings, PtiSettings):
+        tuning = PivotalTuningConfig(
+            pivot=ProjectionConfig(steps=settings.pivot_steps, learning_rate=settings.pivot_rate), steps=settings.steps,
+            learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=LocalityConfig() if settings.locality else None,
+        )  # fmt: skip
+        return PivotalTuning(name, **_judged(pack, DISTANCE), config=tuning)  # type: ignore[arg-type]
+    assert isinstance(settings, GaniSettings)
+    weights = SimilarityWeights(pixel=settings.pixel, lpips=settings.lpips, identity=settings.identity, parsing=settings.parsing)
+    gani = GaniConfig(
+        steps=settings.steps, learning_rate=settings.learning_rate, localisation=settings.localisation, samples=settings.samples,
+        stop_lpips=settings.stop_lpips,
+        modules=ModuleConfig(blocks=settings.blocks, pre_norm=settings.pre_norm, post_norm=settings.post_norm),
+    )  # fmt: skip
+    return Gani(name, **_judged(pack, weights), config=gani, encoder=start)  # type: ignore[arg-type]
+
+
+def _judged(pack: Pack, weights: SimilarityWeights) -> dict[str, object]:
+    """Return generator, mean latent and the similarity of a pack's networks; terms whose network it lacks are left out."""
+    parser = pack.network("parser", FaceParser) if "parser" in pack.info.networks and weights.parsing > 0 else None
+    lpips = PerceptualDistance(device=pack.device) if weights.lpips > 0 else None
+    identity = pack.identity() if weights.identity > 0 else None
+    similarity = Similarity(weights, lpips=lpips, identity=identity, parser=parser)
+    return {"generator": pack.generator(), "mean_latent": pack.mean_latent(), "similarity": similarity}
