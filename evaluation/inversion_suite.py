@@ -1,0 +1,176 @@
+"""Suite `inversion`: how well inverters reproduce held-out portraits, what they cost, what they leave alone, and what can be edited after.
+
+The columns are those of HyperStyle Table 2 and GANI Table 2, with PSNR and the same-person rate; the ablations those of HyperStyle Table 3
+and GANI Tables 7 and 8; the curve that of HyperStyle Figure 6.
+
+Shape legend: N pictures, B batch, C channels, H/W rows/columns, L latent slots, D style width. Pictures are RGB in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+
+from models.directions import Directions
+from models.inverters import Inverter
+from models.pack import Pack
+from models.perceptual import PerceptualDistance
+from models.state import GeneratorState
+
+NAME = "inversion"
+BATCH = 16
+BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+SMALLEST_FOR_FIVE_SCALES = 176  # what torchmetrics' check leaves for a kernel of 11
+Say = Callable[[str], None]
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An inverter under a name for the tables, with its settings."""
+
+    label: str
+    inverter: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inverted:
+    """What a method made of the pictures: one state per batch, the reconstructions (N, 3, H, W), and the seconds it took in all."""
+
+    states: Sequence[GeneratorState]
+    image_NCHW: Tensor
+    seconds: float
+
+
+class Judge:
+    """The networks that pictures are compared with, built once."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self.lpips = PerceptualDistance(device=pack.device)
+        self.identity = pack.identity()
+        self.threshold = pack.info.networks["identity"].numbers["threshold_far1"]
+
+    @torch.no_grad()
+    def columns(self, made_NCHW: Tensor, wanted_NCHW: Tensor) -> dict[str, Tensor]:
+        """Return every measure of each picture, (N,)."""
+        parts = [self._batch(made, wanted) for made, wanted in zip(made_NCHW.split(BATCH), wanted_NCHW.split(BATCH), strict=True)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _batch(self, made_BCHW: Tensor, wanted_BCHW: Tensor) -> dict[str, Tensor]:
+        made = made_BCHW.clamp(-1, 1)
+        same = (self.identity(made) * self.identity(wanted_BCHW)).sum(1)
+        l2 = (made - wanted_BCHW).square().mean((1, 2, 3))
+        betas = scales(made.shape[-1])
+        structure = ms_ssim((made + 1) / 2, (wanted_BCHW + 1) / 2, data_range=1.0, betas=betas, reduction="none")
+        assert isinstance(structure, Tensor)
+        return {
+            "identity": same, "same_person": (same >= self.threshold).float(), "ms_ssim": structure,
+            "lpips": self.lpips(made, wanted_BCHW), "l2": l2, "psnr_db": 10 * torch.log10(4 / l2.clamp_min(1e-10)),
+        }  # fmt: skip
+
+
+def scales(size: int) -> tuple[float, ...]:
+    """Return the weights of MS-SSIM's scales: all five from 176 pixels up, else the first three, brought to the sum 1.
+
+    Raises ValueError below 44 pixels.
+    """
+    if size >= SMALLEST_FOR_FIVE_SCALES:
+        return BETAS
+    if size < SMALLEST_FOR_FIVE_SCALES // 4:
+        raise ValueError(f"MS-SSIM: expected pictures of {SMALLEST_FOR_FIVE_SCALES // 4} pixels or more, found {size}")
+    return tuple(beta / sum(BETAS[:3]) for beta in BETAS[:3])
+
+
+def run(inverter: Inverter, pack: Pack, images_NCHW: Tensor, *, batch: int = BATCH, say: Say | None = None) -> Inverted:
+    """Invert all pictures, in batches; only the inverter's own time counts."""
+    generator, states, made, seconds = pack.generator(), [], [], 0.0
+    for part in images_NCHW.split(batch):
+        start = time.perf_counter()
+        state = inverter.invert(part)
+        seconds += time.perf_counter() - start
+        states.append(state)
+        with torch.no_grad():
+            made.append(generator(state))
+        if say is not None:
+            say(f"{inverter.name}: {sum(map(len, made))} of {len(images_NCHW)}")
+    return Inverted(states=states, image_NCHW=torch.cat(made), seconds=seconds)
+
+
+def row(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor) -> Numbers:
+    """Return the means of a method's measures, their standard errors (`*_se`) and its seconds per picture."""
+    n = len(wanted_NCHW)
+    found: Numbers = {"pictures": float(n), "seconds": inverted.seconds / n}
+    for name, values in judge.columns(inverted.image_NCHW, wanted_NCHW).items():
+        found |= {name: float(values.mean()), f"{name}_se": float(values.std() / n**0.5) if n > 1 else 0.0}
+    return found
+
+
+def table(pack: Pack, methods: Sequence[Method], images_NCHW: Tensor, *, say: Say) -> tuple[dict[str, Numbers], dict[str, Inverted]]:
+    """Return the table of all methods on the same pictures, and what each made of them."""
+    judge, rows, made = Judge(pack), dict[str, Numbers](), dict[str, Inverted]()
+    for method in methods:
+        made[method.label] = run(pack.inverter(method.inverter, method.settings), pack, images_NCHW)
+        rows[method.label] = row(judge, made[method.label], images_NCHW)
+        figures = ", ".join(f"{name} {rows[method.label][name]:.4f}" for name in ("identity", "ms_ssim", "lpips", "l2", "seconds"))
+        say(f"{method.label}: {figures}")
+    return rows, made
+
+
+@torch.no_grad()
+def drift(pack: Pack, state: GeneratorState, *, latents: int = 100, seed: int = 0) -> Tensor:
+    """Return how far the offsets of each picture move the pictures of other random latents in W: mean LPIPS, (B,) (GANI, locality)."""
+    generator, lpips = pack.generator(), PerceptualDistance(device=pack.device)
+    z = torch.randn(latents, generator.style_dim, generator=torch.Generator().manual_seed(seed))
+    others = generator.repeat(generator.mapping(z.to(state.latents_BLD)))
+    plain = [lpips.features(generator.synthesis(part).clamp(-1, 1)) for part in others.split(BATCH)]
+    found = []
+    for picture in range(len(state)):
+        offsets = state.slice(picture, picture + 1).offsets
+        moved = [
+            lpips.distance(lpips.features(generator.synthesis(part, offsets).clamp(-1, 1)), before)
+            for part, before in zip(others.split(BATCH), plain, strict=True)
+        ]
+        found.append(torch.cat(moved).mean())
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def editability(
+    pack: Pack, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amounts: Sequence[float], attribute: str
+) -> list[Numbers]:
+    """Return for every amount along a direction how much the attribute changed and how much of the person stayed (HyperStyle Figure 6).
+
+    `change` is the mean change of the attribute's probability from the reconstruction's, `identity` the mean similarity to the input.
+    """
+    generator, identity, net = pack.generator(), pack.identity(), pack.attributes()
+    column = net.names.index(attribute)
+    person = torch.cat([identity(part) for part in images_NCHW.split(BATCH)])
+    curve: list[Numbers] = []
+    before: Tensor | None = None
+    for amount in (0.0, *amounts):
+        made = torch.cat(
+            [
+                generator.synthesis(direction.moved(state.latents_BLD, amount), state.offsets).clamp(-1, 1) for state in inverted.states
+            ]
+        )  # fmt: skip
+        shown = torch.cat([net.probabilities(part)[:, column] for part in made.split(BATCH)])
+        before = shown if before is None else before
+        same = (torch.cat([identity(part) for part in made.split(BATCH)]) * person).sum(1)
+        curve.append({"amount": amount, "change": float((shown - before).mean()), "identity": float(same.mean())})
+    return curve
+
+
+def at_change(curve: Sequence[Numbers], change: float) -> float | None:
+    """Return the identity similarity of a curve at a measured change, between its points; None beyond them."""
+    points = sorted((point["change"], point["identity"]) for point in curve)
+    for (low, a), (high, b) in zip(points, points[1:], strict=False):
+        if low <= change <= high:
+            return b if high == low else a + (b - a) * (change - low) / (high - low)
+    return None
