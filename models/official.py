@@ -7,7 +7,6 @@ CLIPInverter, StyleCLIP, InsightFace's IR-SE50 and MoCo v2.
 
 from __future__ import annotations
 
-import argparse
 import math
 import pathlib
 import pickle
@@ -16,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from models.stylegan2 import Generator
 MEAN_LATENT = "latent_avg"
 _SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]  # numpy's rebuilder of a scalar, which has lived in two modules
 ALLOWED: Sequence[Callable[..., object] | tuple[Callable[..., object], str]] = (
-    argparse.Namespace, pathlib.PosixPath,
+    (SimpleNamespace, "argparse.Namespace"), pathlib.PosixPath,
     (pathlib.PosixPath, "pathlib._local.PosixPath"),  # where Python 3.13 keeps it
     (pathlib.PureWindowsPath, "pathlib.WindowsPath"), (pathlib.PureWindowsPath, "pathlib._local.WindowsPath"),
     (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"), np.dtype,
@@ -106,7 +106,7 @@ def networks_in(checkpoint: Mapping[str, object], *, where: str = "checkpoint", 
 def options_of(checkpoint: Mapping[str, object]) -> dict[str, object]:
     """Return the training options that a checkpoint holds, by name; empty when it holds none."""
     opts = checkpoint.get("opts", {})
-    named = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
+    named = vars(opts) if isinstance(opts, SimpleNamespace) else opts if isinstance(opts, Mapping) else {}
     return {str(name): value for name, value in named.items()}
 
 

@@ -9,6 +9,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_encoders_into_w_have_the_size_that_the_options_name() -> None:
     assert made.same(found, encoder)
     picture = torch.rand(1, 3, 256, 256)
     assert torch.equal(found.module(picture), encoder(picture)) and found.module(picture).shape == (1, 12, made.D)
-    alone = {"state_dict": made.state(encoder=encoder), "opts": argparse.Namespace(output_size=np.int64(128))}
+    alone = {"state_dict": made.state(encoder=encoder), "opts": SimpleNamespace(output_size=np.int64(128))}
     assert made.same(found_in(alone)["w_encoder"], encoder)
 
 
@@ -255,7 +256,12 @@ def test_options_of_the_authors_kinds_are_read(tmp_path: Path, zipped: bool, as_
     opts = argparse.Namespace(**OPTIONS) if as_namespace else OPTIONS
     torch.save({"opts": opts, "latent_avg": torch.arange(3.0)}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     read = read_checkpoint(tmp_path / "a.pt")
-    assert options_of(read) == OPTIONS and isinstance(read["latent_avg"], Tensor) and read["latent_avg"].tolist() == [0.0, 1.0, 2.0]
+    nested = SimpleNamespace(seed=3)  # what stands for the command line's own kind
+    assert (
+        options_of(read) == OPTIONS | {"nested": nested}
+        and isinstance(read["latent_avg"], Tensor)
+        and read["latent_avg"].tolist() == [0.0, 1.0, 2.0]
+    )
 
 
 @pytest.mark.parametrize("zipped", [True, False])
