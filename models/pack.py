@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -98,9 +98,12 @@ class Pack:
         return self.network("clip", ClipModel)
 
     def identity(self) -> IdentityNet:
-        """Return the identity network."""
+        """Return the identity network; that of an imported pack is ArcFace, which is called alike."""
+        from models.official_perception import ArcFace
         from models.perception import IdentityNet
 
+        if isinstance(self._network("identity")[0], ArcFace):
+            return cast("IdentityNet", self.network("identity", ArcFace))
         return self.network("identity", IdentityNet)
 
     def attributes(self) -> AttributeNet:

@@ -12,7 +12,6 @@ from torch import nn
 from models.clipinverter import CLIPAdapter, CLIPRemapper
 from models.discriminator import Discriminator
 from models.hypereditor import HyperEditor
-from models.hyperstyle import HyperStyle
 from models.inverters import EncoderInverter, HyperStyleInverter
 from models.mappers import LevelsMapper
 from models.official import MEAN_LATENT
@@ -91,6 +90,8 @@ def test_everything_at_once(tmp_path: Path, command: Command) -> None:
     assert (pack.size, pack.domain, pack.info.name) == (64, "people", "pack") and ended.result["sha256"] == pack.sha256
     assert pack.info.networks["identity"].numbers == {"threshold_far1": 0.3}
     assert torch.equal(pack.mean_latent(), MEAN)
+    face = torch.rand(2, 3, 64, 64)
+    assert torch.equal(pack.identity()(face), arcface(face)), "the pack's identity network is ArcFace"
     check_inverters(pack)
     said = ended.err
     assert "e4e.pt: generator, e4e (trained with encoder_type Encoder4Editing, stylegan_size 64)" in said
@@ -104,13 +105,9 @@ def check_inverters(pack: Pack) -> None:
     pictures = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(3)) * 2 - 1
     plain = EncoderInverter("e4e", made.e4e(), latent_avg=MEAN).invert(pictures)
     assert torch.equal(pack.inverter("e4e").invert(pictures).latents_BLD, plain.latents_BLD)
-    generator, network = pack.generator(), pack.network("hyperstyle", HyperStyle)
     whole = HyperStyleInverter("hyperstyle", made.hyperstyle(), encoder=made.w_encoder(), generator=G, latent_avg=MEAN, iterations=2)
-    mean = pack.extra("hyperstyle")[MEAN_LATENT]
-    encoder = pack.network("w_encoder", made.WEncoder)
-    ours = HyperStyleInverter("hyperstyle", network, encoder=encoder, generator=generator, latent_avg=mean, iterations=2).invert(pictures)
-    theirs = whole.invert(pictures)
-    assert torch.equal(generator(ours), G(theirs)) and torch.equal(ours.latents_BLD, theirs.latents_BLD)
+    ours, theirs = pack.inverter("hyperstyle", {"iterations": 2}).invert(pictures), whole.invert(pictures)
+    assert torch.equal(pack.generator()(ours), G(theirs)) and torch.equal(ours.latents_BLD, theirs.latents_BLD)
     assert torch.equal(pack.extra("w_encoder")[MEAN_LATENT], MEAN)
 
 
