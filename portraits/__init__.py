@@ -11,16 +11,20 @@ from portraits.parameters import (
     parameters_from_latent,
     sample_parameters,
 )
-from portraits.render import aligned_frame, render, render_aligned
+from portraits.parts import PART_NAMES, part_map
+from portraits.render import aligned_frame, jittered_frame, render, render_aligned
 
 __all__ = [
     "ATTRIBUTE_GROUPS",
     "ATTRIBUTE_NAMES",
     "IDENTITY_NAMES",
     "LANDMARK_NAMES",
+    "PART_NAMES",
     "STYLE_NAMES",
     "Parameters",
     "aligned_frame",
+    "jittered_frame",
+    "part_map",
     "Caption",
     "captions",
     "true_of",

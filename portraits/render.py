@@ -11,13 +11,13 @@ from portraits.parameters import Parameters
 from portraits.scene import scene
 from portraits.styles import apply_styles
 
-_CHUNK_PIXELS = 16 * 64 * 64  # planes of this many pixels stay in a core's cache
+CHUNK_PIXELS = 16 * 64 * 64  # planes of this many pixels stay in a core's cache
 
 
 @torch.no_grad()
 def render(p: Parameters, frame_B23: Tensor, *, size: int = 64) -> Tensor:
     """Render B portraits to (B, 3, size, size) in [-1, 1]; `frame_B23` maps picture coordinates in [-1, 1] to world units."""
-    step = max(1, _CHUNK_PIXELS // (size * size))
+    step = max(1, CHUNK_PIXELS // (size * size))
     chunks = [_render_chunk(p.slice(slice(i, i + step)), frame_B23[i : i + step], size) for i in range(0, len(p), step)]
     return torch.cat(chunks)
 
@@ -31,12 +31,17 @@ def aligned_frame(p: Parameters) -> Tensor:
 
 def render_aligned(p: Parameters, *, size: int = 64, jitter: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Render aligned portraits (B, 3, size, size); `jitter` > 0 disturbs the frame as landmark errors of that share of the crop would."""
+    return render(p, jittered_frame(p, jitter=jitter, generator=generator), size=size)
+
+
+def jittered_frame(p: Parameters, *, jitter: float, generator: torch.Generator | None = None) -> Tensor:
+    """Return the frames (B, 2, 3) of `render_aligned`."""
     frame = aligned_frame(p)
     if jitter > 0:
         noise = torch.randn(len(p), 2, 3, generator=generator).to(frame) * jitter
         scale = frame[:, :, :2].abs().amax((1, 2))[:, None, None]
         frame = frame + noise * scale
-    return render(p, frame, size=size)
+    return frame
 
 
 def _render_chunk(p: Parameters, frame_B23: Tensor, size: int) -> Tensor:

@@ -49,6 +49,11 @@ def box(x: Tensor, y: Tensor, *, a: Tensor | float, b: Tensor | float, radius: f
     return outside + torch.maximum(qx, qy).clamp_max(0) - radius
 
 
+def present(value: Tensor) -> Tensor:
+    """Turn an attribute's amount into an opacity: what is there is there whole."""
+    return (value * 1.6).clamp(0, 1)
+
+
 def paint(canvas: Tensor, colour: Tensor, alpha: Tensor) -> Tensor:
     """Lay `colour` (B, 3, 1, 1) or (B, 3, H, W) over the canvas (B, 3, H, W) with `alpha` (B, H, W)."""
     return torch.lerp(canvas, colour.expand_as(canvas), alpha.unsqueeze(1))
