@@ -17,9 +17,14 @@ from training.kinds.clip import ClipConfig
 from training.kinds.e4e import EncoderConfig
 from training.kinds.generator import GeneratorConfig
 from training.kinds.hypereditor import HyperEditorConfig
+from training.kinds.hyperstyle import HyperStyleConfig
 from training.kinds.identity import IdentityConfig
 from training.kinds.landmarks import LandmarksConfig
 from training.kinds.mapping import MappingConfig
+from training.kinds.parser import ParserConfig
+from training.kinds.psp import PspConfig
+from training.kinds.restyle_e4e import ReStyleConfig
+from training.kinds.restyle_psp import ReStylePspConfig
 from training.kinds.w_encoder import WEncoderConfig
 from training.loop import LoopConfig
 from training.objective import Objective, Setting, build_objective, kind_of
@@ -35,9 +40,20 @@ SMALL: dict[str, object] = {
     "hypereditor": HyperEditorConfig(
         only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=32, phases=((5, 1.0), (5, 0.1)), batch=4, measured=6
     ),
+    "hyperstyle": HyperStyleConfig(
+        widths=(8, 8, 8, 16), inner=8, shared_inner=8, phases=((5, 1), (5, 2)), passes=2, pictures=32, batch=2, rate=2e-2, measured=6
+    ),
     "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=10, batch=24, measured=20),
     "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=48, empty=12, steps=10, batch=16, measured=20),
     "mapping": MappingConfig(steps=10, batch=16, measured=20),
+    "parser": ParserConfig(widths=(8, 8, 8), pictures=48, steps=10, batch=8, measured=20),
+    "psp": PspConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
+    "restyle_e4e": ReStyleConfig(
+        widths=(8,) * 4, depths=(1,) * 4, style_width=8, looks=2, passes=2, pictures=40, steps=10, batch=4, picture_every=5, measured=6
+    ),
+    "restyle_psp": ReStylePspConfig(
+        widths=(8,) * 4, depths=(1,) * 4, style_width=8, looks=2, passes=2, pictures=40, steps=10, batch=4, picture_every=5, measured=6
+    ),
     "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
 }
 """All steps are divisible by the loop's look at whether to stop."""

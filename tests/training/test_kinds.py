@@ -19,7 +19,9 @@ from training.run import Result
 from training.share import shares
 
 KINDS = tuple(SMALL)
-GONE = {"generator": {"e4e", "w_encoder", "hypereditor"}, "mapping": {"e4e", "w_encoder", "hypereditor"}, "clip": {"hypereditor"}}
+BOUND = {"e4e", "psp", "restyle_e4e", "restyle_psp", "w_encoder", "hyperstyle", "hypereditor"}
+"""Networks that are worth nothing with another generator."""
+GONE = {"generator": BOUND, "mapping": BOUND, "clip": {"hypereditor"}, "w_encoder": {"hyperstyle"}}
 Undisturbed = Callable[[str], tuple[Path, Result]]
 
 

@@ -13,24 +13,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.encoders import Encoder4Editing, WEncoder
-from models.losses import delta_loss
-from models.perception import AttributeNet, IdentityNet
+from models.encoders import Encoder4Editing, PspEncoder, WEncoder
+from models.inverters import EncoderInverter, Inverter
+from models.losses import delta_loss, mean_latent_loss
 from models.stylegan2 import Generator
-from portraits import parameters_from_latent, sample_parameters
-from training.data import SEEDS, VALIDATION, aligned_bank, device_of, seeded, to_float, wear
-from training.kinds.generator import face_weight, picture_loss, portrait_latents
-from training.objective import Kind, Objective, Setting, Split, cosine
-from training.share import Share
+from training.inversion import Batch, InversionObjective
+from training.kinds.generator import face_weight, picture_loss
+from training.objective import Kind, Setting, cosine
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Settings of an encoder's training."""
 
-    kind: Literal["e4e", "w"] = "e4e"
+    kind: Literal["e4e", "w", "psp"] = "e4e"
     input_size: int = 64
     widths: Sequence[int] = (24, 48, 96, 128)
     depths: Sequence[int] = (1, 1, 2, 1)
@@ -47,57 +45,32 @@ class EncoderConfig:
     measured: int = 1000
 
 
-def build(config: EncoderConfig, generator: Generator) -> Encoder4Editing | WEncoder:
-    """Make the untrained encoder."""
-    return (Encoder4Editing if config.kind == "e4e" else WEncoder).from_config(network_config(config, generator))
-
-
-def network_config(config: EncoderConfig, generator: Generator) -> Mapping[str, object]:
-    """Return the constructor arguments that the pack stores."""
-    shared = {
-        "size": generator.size,
-        "input_size": config.input_size,
-        "style_dim": generator.style_dim,
-        "widths": list(config.widths),
-        "depths": list(config.depths),
-    }
-    return shared | ({"style_width": config.style_width} if config.kind == "e4e" else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Pictures in [-1, 1], those of the generator's own first, as given and as worn; codes in W where known, and the losses' weights."""
-
-    image_BCHW: Tensor
-    worn_BCHW: Tensor
-    code_BD: Tensor
-    known_B: Tensor
-    with_picture: bool
-
-
-class EncoderObjective(Objective[Batch]):
+class EncoderObjective(InversionObjective):
     """Regress known codes, and picture and identity through the frozen generator.
 
     Rendered portraits have known codes; pictures from shards have none, but the generator's own pictures among them do.
     """
 
     average, clip_norm = 0.997, 1.0
+    mean_weight = 0.0
+    """Weight of the distance from the mean latent (pSp)."""
 
     def __init__(self, config: EncoderConfig, setting: Setting) -> None:
-        super().__init__(setting)
-        self.config, self.steps, self.batch, self.seed = config, config.steps, config.batch, config.seed
-        self.frozen = Frozen.of(setting)
-        self.ahead = 2 if setting.pictures is not None else 0
+        super().__init__(config, setting)
+        self.config, self.steps = config, config.steps
         torch.manual_seed(config.seed)
-        self.net: Encoder4Editing | WEncoder = build(config, self.frozen.generator)
+        self.net: nn.Module = self.build()
         self.weight = face_weight(self.frozen.generator.size)
 
-    def prepare(self) -> None:
-        """Render the training portraits, unless pictures come from shards."""
-        if self.setting.pictures is None:
-            size, dim = self.frozen.generator.size, self.frozen.generator.style_dim
-            p = parameters_from_latent(torch.randn(self.config.pictures, dim, generator=seeded(self.seed)))
-            self.bank, self.known = aligned_bank(p, size=size, seed=self.seed, jitter=0.008), portrait_latents(p, dim)
+    def build(self) -> nn.Module:
+        """Make the untrained encoder."""
+        kinds: Mapping[str, type[Encoder4Editing | WEncoder]] = {"e4e": Encoder4Editing, "w": WEncoder, "psp": PspEncoder}
+        return kinds[self.config.kind].from_config(self.network_config())
+
+    def inverter(self) -> Inverter:
+        """Return the encoder on top of the mean latent."""
+        assert isinstance(self.net, Encoder4Editing | WEncoder)
+        return EncoderInverter(self.config.kind, self.net, latent_avg=self.frozen.mean_latent)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW."""
@@ -107,127 +80,56 @@ class EncoderObjective(Objective[Batch]):
         """Return a cosine schedule."""
         return self.config.rate * cosine(step, steps=self.steps)
 
-    def draw(self, share: Share) -> Batch:
-        """Draw pictures; every third is the generator's own."""
-        own = share.places % 3 == 0
-        if self.setting.pictures is None:
-            rows = share.rows(len(self.bank))
-            image, code, known = to_float(self.bank[rows]), self.known[rows], torch.ones(len(rows))
-        else:
-            rows = self.setting.rows.train
-            image = to_float(self.setting.pictures.pictures(rows[share.rows(len(rows))]))
-            code, known = self._sampled(share), own.float()
-        device = self.setting.group.device
-        image, code = image.to(device), code.to(device)
-        image = self._with_own(image, code, own.to(device))
-        worn = wear(image.cpu(), streams=share.streams(), amount=0.5).to(device)
-        return Batch(
-            image_BCHW=image, worn_BCHW=worn, code_BD=code, known_B=known.to(device),
-            with_picture=share.step % self.config.picture_every == 0,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def _sampled(self, share: Share) -> Tensor:
-        """Return codes of the generator's mapping network."""
-        z = share.own(torch.randn(share.batch, self.frozen.generator.style_dim, generator=share.stream(1)))
-        return self.frozen.generator.mapping(z.to(self.setting.group.device))
-
-    @torch.no_grad()
-    def _with_own(self, image_BCHW: Tensor, code_BD: Tensor, own_B: Tensor) -> Tensor:
-        """Replace the pictures at `own` by the generator's of the same codes."""
-        generator = self.frozen.generator
-        image_BCHW = image_BCHW.clone()
-        image_BCHW[own_B] = generator.synthesis(generator.repeat(code_BD[own_B])).clamp(-1, 1)
-        return image_BCHW
-
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of code, delta, picture and identity losses."""
-        config, frozen = self.config, self.frozen
         with self.mixed_precision():
             residual = self.net(batch.worn_BCHW).float()
-        w = residual + frozen.mean_latent
-        each = (w - frozen.generator.repeat(batch.code_BD)).square().mean((1, 2))
+        w = residual + self.frozen.mean_latent
+        loss, figures = self.latent_loss(w, batch)
+        if batch.step % self.config.picture_every:
+            return loss, figures
+        pictured, seen = self.picture_loss(self.made(w), batch)
+        return loss + pictured, figures | seen
+
+    def latent_loss(self, w_BLD: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted losses of the latents alone, and figures."""
+        each = (w_BLD - self.frozen.generator.repeat(batch.code_BD)).square().mean((1, 2))
         code = (each * batch.known_B).mean()
-        loss = config.code * code + config.delta * delta_loss(w)
-        if not batch.with_picture:
-            return loss, {"code": code}
+        return self.config.code * code + self.closeness(w_BLD), {"code": code}
+
+    def closeness(self, w_BLD: Tensor) -> Tensor:
+        """Return what keeps latents where editing works: small differences between slots (e4e eq. 5), nearness to the mean (pSp)."""
+        apart = self.config.delta * delta_loss(w_BLD)
+        return apart + self.mean_weight * mean_latent_loss(w_BLD, self.frozen.mean_latent) if self.mean_weight else apart
+
+    def made(self, w_BLD: Tensor) -> Tensor:
+        """Return the generator's pictures."""
         with self.mixed_precision():
-            made = frozen.generator.synthesis(w).float()
-            same = (frozen.identity(made).float() * frozen.identity(batch.image_BCHW).float()).sum(1).mean()
-        pixel = picture_loss(made, batch.image_BCHW, self.weight.to(made), edges=1.0)
-        return loss + pixel + config.identity * (1 - same), {"code": code, "picture": pixel, "identity": same}
+            return self.frozen.generator.synthesis(w_BLD).float()
 
-    def measure(self, split: Split) -> dict[str, float]:
-        """Return how well unseen pictures are inverted: held-out renders, or the shards' own pictures where there is no truth."""
-        frozen = self.frozen
-        if self.setting.pictures is not None:
-            rows = self.setting.rows.unseen(split)
-            return measure_pictures(self.net, frozen=frozen, bank=self.setting.pictures.pictures(rows))
-        count = self.config.measured if split == "held_out" else min(300, self.config.measured)
-        return measure(self.net, frozen=frozen, seed=SEEDS[split] + 6, pictures=count)
-
-    def score(self, numbers: Mapping[str, float]) -> float:
-        """Return the identity similarity."""
-        return numbers["identity"]
+    def picture_loss(self, made_BCHW: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted losses of the pictures, and figures."""
+        identity = self.frozen.identity
+        with self.mixed_precision():
+            same = (identity(made_BCHW).float() * identity(batch.image_BCHW).float()).sum(1).mean()
+        pixel = picture_loss(made_BCHW, batch.image_BCHW, self.weight.to(made_BCHW), edges=1.0)
+        return pixel + self.config.identity * (1 - same), {"picture": pixel, "identity": same}
 
     def network_config(self) -> Mapping[str, object]:
         """Return the encoder's shape."""
-        return network_config(self.config, self.frozen.generator)
-
-    def sheet(self) -> Tensor:
-        """Return pictures beside their reconstructions."""
-        if self.setting.pictures is not None:
-            image = to_float(self.setting.pictures.pictures(self.setting.rows.validation[:8]))
-        else:
-            image = to_float(aligned_bank(sample_parameters(8, seeded(VALIDATION)), size=self.frozen.generator.size, seed=VALIDATION))
-        image = image.to(self.setting.group.device)
-        return torch.stack([image, self.frozen.generator.synthesis(self.net(image) + self.frozen.mean_latent).clamp(-1, 1)], 1)
+        config = self.config
+        return encoder_shape(config, self.frozen.generator) | ({"style_width": config.style_width} if config.kind != "w" else {})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """The networks that training leans on; `attributes` and `threshold` only where the pack has them."""
-
-    generator: Generator
-    mean_latent: Tensor
-    identity: IdentityNet
-    attributes: AttributeNet | None
-    threshold: float
-
-    @classmethod
-    def of(cls, setting: Setting) -> Frozen:
-        """Take them out of the setting's pack."""
-        pack = setting.needed("an encoder's training")
-        return cls(
-            generator=pack.generator(), mean_latent=pack.mean_latent(), identity=pack.identity(),
-            attributes=pack.attributes() if "attributes" in pack.info.networks else None,
-            threshold=pack.info.networks["identity"].numbers.get("threshold_far1", 0.0),
-        )  # fmt: skip
-
-
-@torch.no_grad()
-def measure(net: Encoder4Editing | WEncoder, *, frozen: Frozen, seed: int, pictures: int = 1000) -> dict[str, float]:
-    """Return same-person rate, identity similarity, PSNR and how many attribute decisions survive, on aligned renders."""
-    p = parameters_from_latent(torch.randn(pictures, frozen.generator.style_dim, generator=seeded(seed)))
-    return measure_pictures(net, frozen=frozen, bank=aligned_bank(p, size=frozen.generator.size, seed=seed))
-
-
-@torch.no_grad()
-def measure_pictures(net: Encoder4Editing | WEncoder, *, frozen: Frozen, bank: Tensor) -> dict[str, float]:
-    """Return the figures of `measure` on stored pictures (N, 3, H, W)."""
-    totals: list[Tensor] = []
-    for part in bank.split(100):
-        picture = to_float(part).to(device_of(net))
-        made = frozen.generator.synthesis(net(picture) + frozen.mean_latent).clamp(-1, 1)
-        same = (frozen.identity(made) * frozen.identity(picture)).sum(1)
-        psnr = 10 * torch.log10(4 / (made - picture).square().mean((1, 2, 3)))
-        figures = [(same > frozen.threshold).float(), same, psnr]
-        if frozen.attributes is not None:
-            said = [frozen.attributes.probabilities(image) > 0.5 for image in (made, picture)]
-            figures.append((said[0] == said[1]).float().mean(1))
-        totals.append(torch.stack(figures, 1))
-    names = ("same_person", "identity", "psnr_db", "attributes_kept")
-    return dict(zip(names, torch.cat(totals).mean(0).tolist(), strict=False))
+def encoder_shape(config: EncoderConfig, generator: Generator) -> dict[str, object]:
+    """Return the constructor arguments that all encoders have."""
+    return {
+        "size": generator.size,
+        "input_size": config.input_size,
+        "style_dim": generator.style_dim,
+        "widths": list(config.widths),
+        "depths": list(config.depths),
+    }
 
 
 KIND = Kind(
