@@ -41,7 +41,7 @@ pack: setup ## retrain every network of packs/portraits64 from nothing (hours on
 
 lock: setup ## write constraints.txt anew from what pyproject.toml asks for and .venv holds
 	@$(PY) -m uv pip freeze --exclude-editable --python $(PY) > .venv/frozen.txt
-	@$(PY) -m uv pip compile pyproject.toml --quiet --extra test --extra s3 --extra aws --constraint .venv/frozen.txt --no-annotate --no-header --output-file .venv/constraints.txt
+	@$(PY) -m uv pip compile pyproject.toml --quiet --extra test --extra s3 --extra aws --extra faces --constraint .venv/frozen.txt --no-annotate --no-header --output-file .venv/constraints.txt
 	@{ head -n 1 constraints.txt; cat .venv/constraints.txt; } > .venv/new.txt && cp .venv/new.txt constraints.txt
 
 clean: ## remove what the demo and the tools left behind; keeps .venv

@@ -61,7 +61,7 @@ ORIGINS: Mapping[str, Origin] = {
 ELSEWHERE: Mapping[str, str] = {
     "clip": "not read from the authors' files: openai/CLIP (MIT) publishes a program (TorchScript), not weights alone",
     "attributes": "no author publishes one: trained on labelled pictures of the domain",
-    "landmarks": "no author publishes one in this layout: samples may bring their own landmarks",
+    "landmarks": "no author publishes one in this layout: samples may bring their own, and the extra `faces` finds those of photos",
     "parser": "no author publishes one in this layout: trained by this project",
 }
 """Networks that methods need and no import brings, and why."""

@@ -6,6 +6,7 @@ edges of the output picture (x to the right, y down), as in `grid_sample(align_c
 Shapes: B pictures, K = 9 landmarks, 2 = (x, y).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -92,7 +93,7 @@ def _reflected(start: int, stop: int, length: int) -> np.ndarray:
 
 
 class LandmarkLocator(Protocol):
-    """Find the face of each picture: landmarks (B, 9, 2) in pixels of that picture, and a face score (B,) in 0..1."""
+    """Find the face of each picture: landmarks (B, 5 or more, 2) in pixels of that picture, and a face score (B,) in 0..1."""
 
     def locate(self, images: list[ImageHWC]) -> tuple[Tensor, Tensor]: ...
 
@@ -112,14 +113,23 @@ class Aligner:
             raise aligned
         return aligned
 
-    def align_all(self, images: list[ImageHWC]) -> list[ImageHWC | SampleFailure]:
-        """Return, for each picture, the aligned face or why there is none."""
-        if not images:
-            return []
+    def align_all(self, images: list[ImageHWC], known: Sequence[Tensor | None] = ()) -> list[ImageHWC | SampleFailure]:
+        """Return, for each picture, the aligned face or why there is none.
+
+        `known` are landmarks (5, 2) that need not be found, in the order of `LANDMARK_NAMES`; None, or nothing at all, has them located.
+        """
+        places = dict(enumerate(known))
+        unknown = [row for row in range(len(images)) if places.get(row) is None]
+        scores = dict.fromkeys(range(len(images)), 1.0)
         with torch.inference_mode():
-            landmarks_BK2, score_B = self.locator.locate(images)
-            affine_B23 = frame_from_landmarks(landmarks_BK2.double().cpu())
-        return [self._cut(image, affine, float(score)) for image, affine, score in zip(images, affine_B23, score_B, strict=True)]
+            if unknown:
+                landmarks_BK2, score_B = self.locator.locate([images[row] for row in unknown])
+                places.update(zip(unknown, landmarks_BK2, strict=True))
+                scores.update(zip(unknown, score_B.tolist(), strict=True))
+            affines = [
+                frame_from_landmarks(place[None, :5].double().cpu())[0] for row in sorted(places) if (place := places[row]) is not None
+            ]
+        return [self._cut(image, affine, scores[row]) for row, (image, affine) in enumerate(zip(images, affines, strict=True))]
 
     def _cut(self, image_HWC: ImageHWC, affine_23: Tensor, score: float) -> ImageHWC | SampleFailure:
         if not score >= self.min_face_score:

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from torch import Tensor
+
 from pipeline.align import Aligner
 from pipeline.images import ImageHWC, decode_image
+from pipeline.landmarks import supplied
 from pipeline.sample import FailedSample, Sample, SampleFailure, ShardFailure
 from pipeline.settings import CHUNK_SAMPLES, ShardTask
 from pipeline.shards import ShardReader
@@ -62,14 +65,24 @@ def read_shard(task: ShardTask, aligner: Aligner) -> Iterator[Opened | Chunk]:
             yield buffer.flush()
 
 
-def _decoded(item: Sample | FailedSample, task: ShardTask) -> tuple[Sample, ImageHWC] | FailedSample:
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """A sample with its picture and the landmarks that it brings, if any."""
+
+    sample: Sample
+    image_HWC: ImageHWC
+    landmarks_52: Tensor | None
+
+
+def _decoded(item: Sample | FailedSample, task: ShardTask) -> _Decoded | FailedSample:
     if isinstance(item, FailedSample):
         return item
     if item.index in task.killers:
         reason = "every process that worked on this sample was killed, by what the sample holds or for lack of memory"
         return item.failed(SampleFailure(KILLED, reason))
     try:
-        return item, decode_image(item.image, task.limits)
+        image = decode_image(item.image, task.limits)
+        return _Decoded(sample=item, image_HWC=image, landmarks_52=supplied(item, image))
     except SampleFailure as failure:
         return item.failed(failure)
     except Exception as error:  # one picture that a decoder chokes on must not cost its shard
@@ -81,33 +94,33 @@ class _Buffer:
 
     def __init__(self, aligner: Aligner, *, samples: int) -> None:
         self.aligner, self.samples = aligner, samples
-        self.entries: list[tuple[Sample, ImageHWC] | FailedSample] = []
+        self.entries: list[_Decoded | FailedSample] = []
         self.pixel_bytes = 0
 
     @property
     def full(self) -> bool:
         return len(self.entries) >= self.samples or self.pixel_bytes >= CHUNK_PIXEL_BYTES
 
-    def add(self, entry: tuple[Sample, ImageHWC] | FailedSample) -> None:
+    def add(self, entry: _Decoded | FailedSample) -> None:
         self.entries.append(entry)
-        self.pixel_bytes += entry[1].nbytes if isinstance(entry, tuple) else 0
+        self.pixel_bytes += entry.image_HWC.nbytes if isinstance(entry, _Decoded) else 0
 
     def flush(self) -> Chunk:
         entries, self.entries, self.pixel_bytes = self.entries, [], 0
-        found = iter(self._align([entry[1] for entry in entries if isinstance(entry, tuple)]))
+        found = iter(self._align([entry for entry in entries if isinstance(entry, _Decoded)]))
         chunk: Chunk = []
         for entry in entries:
             if isinstance(entry, FailedSample):
                 chunk.append(entry)
                 continue
-            sample, aligned = entry[0], next(found)
+            sample, aligned = entry.sample, next(found)
             chunk.append(sample.failed(aligned) if isinstance(aligned, SampleFailure) else Ready(sample=sample, aligned_HWC=aligned))
         return chunk
 
-    def _align(self, images: list[ImageHWC]) -> list[ImageHWC | SampleFailure]:
+    def _align(self, entries: list[_Decoded]) -> list[ImageHWC | SampleFailure]:
         try:
-            return self.aligner.align_all(images)
+            return self.aligner.align_all([entry.image_HWC for entry in entries], [entry.landmarks_52 for entry in entries])
         except Exception as error:  # one picture that the network chokes on must not cost its neighbours
-            if len(images) == 1:
+            if len(entries) == 1:
                 return [SampleFailure("align", f"{type(error).__name__}: {error}")]
-            return [self._align([image])[0] for image in images]
+            return [self._align([entry])[0] for entry in entries]

@@ -207,15 +207,16 @@ def _feed(task: ShardTask, pack: PackSource) -> Iterator[Opened | Chunk]:
 
 @functools.lru_cache(maxsize=2)
 def _aligner(pack: PackSource) -> Aligner:
-    """Load the landmark network once per process."""
+    """Load the landmark network once per process; a pack without one is for photos, whose landmarks a library finds."""
     import torch
 
     from models.pack import Pack
     from pipeline.align import Aligner
+    from pipeline.landmarks import FaceLibrary
 
     torch.set_num_threads(1)
     loaded = Pack.load(pack.path_or_url())
-    return Aligner(loaded.landmarks(), size=loaded.size)
+    return Aligner(loaded.landmarks() if "landmarks" in loaded.info.networks else FaceLibrary(), size=loaded.size)
 
 
 def _say(text: str) -> None:
