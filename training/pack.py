@@ -30,9 +30,14 @@ from training.kinds.clip import ClipConfig
 from training.kinds.e4e import EncoderConfig
 from training.kinds.generator import GeneratorConfig
 from training.kinds.hypereditor import HyperEditorConfig, chosen_instructions
+from training.kinds.hyperstyle import HyperStyleConfig
 from training.kinds.identity import IdentityConfig
 from training.kinds.landmarks import LandmarksConfig
 from training.kinds.mapping import MappingConfig
+from training.kinds.parser import ParserConfig
+from training.kinds.psp import PspConfig
+from training.kinds.restyle_e4e import ReStyleConfig
+from training.kinds.restyle_psp import ReStylePspConfig
 from training.kinds.w_encoder import WEncoderConfig
 from training.loop import LoopConfig
 from training.objective import kind_of
@@ -108,6 +113,11 @@ def recipe(scale: float = 1.0) -> Recipe:
         "e4e": Stage(network="e4e", settings=EncoderConfig(), needs=encoded),
         "hypereditor": Stage(network="hypereditor", settings=HyperEditorConfig(), needs=edited),
         "w_encoder": Stage(network="w_encoder", settings=WEncoderConfig(), needs=encoded),
+        "hyperstyle": Stage(network="hyperstyle", settings=HyperStyleConfig(), needs={**encoded, "w_encoder": "w_encoder"}),
+        "restyle_e4e": Stage(network="restyle_e4e", settings=ReStyleConfig(), needs=encoded),
+        "psp": Stage(network="psp", settings=PspConfig(), needs=encoded),
+        "parser": Stage(network="parser", settings=ParserConfig()),
+        "restyle_psp": Stage(network="restyle_psp", settings=ReStylePspConfig(), needs=encoded),
         "directional": Stage(network="hypereditor", settings=ablation, needs=edited, ablation=True),
         "global": Stage(network="hypereditor", settings=replace(ablation, loss="global"), needs=edited, ablation=True),
     }

@@ -23,6 +23,7 @@ from pipeline.lock import LOCK, FolderLock
 from pipeline.storage import Storage
 from pipeline.training_run import Run
 from tests.commands import Command
+from training.objective import kind_of
 from training.pack import DONE, recipe
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +50,9 @@ def test_one_command_trains_records_and_joins_every_network(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     pack = Pack.load(tmp_path / "pack")
-    assert set(pack.info.networks) == {"clip", "identity", "attributes", "landmarks", "generator", "e4e", "w_encoder", "hypereditor"}
     made, plan = pack.info.provenance, recipe(SCALE)
+    assert set(pack.info.networks) == {kind_of(plan.stages[name].network).network for name in plan.packed()}
+    assert {"generator", "e4e", "w_encoder", "psp", "restyle_e4e", "restyle_psp", "hyperstyle", "hypereditor"} <= set(pack.info.networks)
     assert set(made["stage_seconds"]) == set(plan.stages) and made["scale"] == SCALE  # type: ignore[call-overload]
     assert 0 < float(made["seconds"]) == pytest.approx(told["seconds"], abs=0.2)  # type: ignore[arg-type]
     assert set(made["ablation"]) == {"directional", "global"}  # type: ignore[call-overload]
