@@ -27,7 +27,7 @@ ORIGINS: Mapping[str, Origin] = {
         licence=NVIDIA,
     ),
     "discriminator": Origin(
-        files="the same files, converted with their discriminator", repository="rosinality/stylegan2-pytorch", licence=NVIDIA
+        files="the StyleGAN2 files, converted with their discriminator", repository="rosinality/stylegan2-pytorch", licence=NVIDIA
     ),
     "e4e": Origin(
         files="`e4e_ffhq_encode.pt` and those of cars, horses, churches", repository="omertov/encoder4editing", licence="MIT"
@@ -48,10 +48,10 @@ ORIGINS: Mapping[str, Origin] = {
         files="`hyperstyle_ffhq.pt` and those of cars and wild animals", repository="yuval-alaluf/hyperstyle", licence="MIT"
     ),
     "hypereditor": Origin(
-        files="none listed in its readme: what its own training writes", repository="Rainbow0204/HyperEditor", licence=NOT_STATED
+        files="what its training writes (its readme lists no trained file)", repository="Rainbow0204/HyperEditor", licence=NOT_STATED
     ),
     "clip_adapter": Origin(files="`pretrained_faces.pt` (CLIPInverter Faces)", repository="johnberg1/CLIPInverter", licence=NOT_STATED),
-    "clip_remapper": Origin(files="the same file", repository="johnberg1/CLIPInverter", licence=NOT_STATED),
+    "clip_remapper": Origin(files="`pretrained_faces.pt` (CLIPInverter Faces)", repository="johnberg1/CLIPInverter", licence=NOT_STATED),
     "styleclip_mapper": Origin(files="one file for each text", repository="orpatashnik/StyleCLIP", licence="MIT"),
     "identity": Origin(files="`model_ir_se50.pth` (ArcFace IR-SE50)", repository="TreB1eN/InsightFace_Pytorch", licence="MIT"),
     "moco": Origin(files="`moco_v2_800ep_pretrain.pth.tar`", repository="facebookresearch/moco", licence="CC-BY-NC-4.0"),
@@ -96,4 +96,4 @@ def where_from(name: str) -> str:
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     origin = ORIGINS[name]
-    return f"{origin.files.replace('`', '')}, published by {origin.repository}; licence: {origin.licence}"
+    return f"{origin.files.replace('`', '')}; published by {origin.repository}; licence: {origin.licence}"
