@@ -1,4 +1,4 @@
-"""Train one network: generator, encoders, CLIP, identity, attributes, landmarks or HyperEditor, on any number of workers.
+"""Train one network: generator, inverters, CLIP, identity, attributes, landmarks, parser or HyperEditor, on any number of workers.
 
     python jobs/train.py --network hypereditor --output runs/smile --settings.only '[smile]'
     python -m torch.distributed.run --nproc-per-node 2 jobs/train.py --plain --network e4e --output runs/e4e

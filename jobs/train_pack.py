@@ -1,4 +1,4 @@
-"""Train the whole portraits pack from nothing: generator, CLIP, identity, attributes, landmarks, encoders, HyperEditor.
+"""Train the whole portraits pack from nothing: generator, CLIP, identity, attributes, landmarks, parser, inverters, HyperEditor.
 
     python jobs/train_pack.py --output packs/portraits64 --work runs/pack
 

@@ -67,7 +67,7 @@ class Frozen:
     @classmethod
     def of(cls, setting: Setting) -> Frozen:
         """Take them out of the setting's pack."""
-        pack = setting.needed("an encoder's training")
+        pack = setting.needed("an inverter's training")
         return cls(
             generator=pack.generator(), mean_latent=pack.mean_latent(), identity=pack.identity(),
             attributes=pack.attributes() if "attributes" in pack.info.networks else None,

@@ -137,6 +137,12 @@ def test_wrong_settings_of_restyle_are_refused() -> None:
             ReStyleConfig(**wrong)  # type: ignore[arg-type]
 
 
+def test_wrong_settings_of_hyperstyle_are_refused() -> None:
+    for wrong in ({"phases": ()}, {"phases": ((5, 0),)}, {"phases": ((0, 1),)}, {"passes": 0}):
+        with pytest.raises(ValueError, match="expected one phase or more"):
+            HyperStyleConfig(**wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("network", ["psp", "restyle_psp", "hyperstyle"])
 def test_pictures_may_come_from_shards(network: str) -> None:
     pictures = FromMemory(60)

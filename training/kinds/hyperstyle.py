@@ -57,6 +57,10 @@ class HyperStyleConfig:
     seed: int = 81
     measured: int = 500
 
+    def __post_init__(self) -> None:
+        if not self.phases or min(min(phase) for phase in self.phases) < 1 or self.passes < 1:
+            raise ValueError(f"phases {self.phases}, passes {self.passes}: expected one phase or more, and 1 or more steps and passes")
+
 
 class HyperStyleObjective(InversionObjective):
     """L2, LPIPS and identity of what the generator makes under the offsets of every pass."""
