@@ -149,22 +149,28 @@ def editability(
 
     `change` is the mean change of the attribute's probability from the reconstruction's, `identity` the mean similarity to the input.
     """
+    column = pack.attributes().names.index(attribute)
+    points = [effect(pack, inverted, images_NCHW, direction=direction, amount=amount) for amount in (0.0, *amounts)]
+    return [
+        {"amount": amount, "change": float(shown[column] - points[0][0][column]), "identity": same}
+        for amount, (shown, same) in zip((0.0, *amounts), points, strict=True)
+    ]
+
+
+@torch.no_grad()
+def effect(
+    pack: Pack, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amount: float
+) -> tuple[Tensor, float]:  # fmt: skip
+    """Return the mean probability of every attribute after a move along a direction, (A,), and the mean similarity to the inputs."""
     generator, identity, net = pack.generator(), pack.identity(), pack.attributes()
-    column = net.names.index(attribute)
-    person = torch.cat([identity(part) for part in images_NCHW.split(BATCH)])
-    curve: list[Numbers] = []
-    before: Tensor | None = None
-    for amount in (0.0, *amounts):
-        made = torch.cat(
-            [
-                generator.synthesis(direction.moved(state.latents_BLD, amount), state.offsets).clamp(-1, 1) for state in inverted.states
-            ]
-        )  # fmt: skip
-        shown = torch.cat([net.probabilities(part)[:, column] for part in made.split(BATCH)])
-        before = shown if before is None else before
-        same = (torch.cat([identity(part) for part in made.split(BATCH)]) * person).sum(1)
-        curve.append({"amount": amount, "change": float((shown - before).mean()), "identity": float(same.mean())})
-    return curve
+    shown, same = [], []
+    rest = images_NCHW
+    for state in inverted.states:
+        made = generator.synthesis(direction.moved(state.latents_BLD, amount), state.offsets).clamp(-1, 1)
+        shown.append(net.probabilities(made))
+        same.append((identity(made) * identity(rest[: len(made)])).sum(1))
+        rest = rest[len(made) :]
+    return torch.cat(shown).mean(0), float(torch.cat(same).mean())
 
 
 def at_change(curve: Sequence[Numbers], change: float) -> float | None:

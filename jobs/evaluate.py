@@ -1,28 +1,33 @@
 """Measure a pack on held-out data and print the figures as JSON.
 
     python jobs/evaluate.py --suite pack --pack packs/portraits64
+    python jobs/evaluate.py --suite inversion --output out/inversion
 
-`pack`: landmarks, attribute classifier, inversion and editing on raw portraits of people that no network was trained on. The last thing
-printed is the JSON; `--output FILE` also writes it.
+`pack`: landmarks, attribute classifier, inversion and editing on raw portraits of people that no network was trained on. `inversion`: all
+inverters of the pack on such portraits, with times, plots and what can be edited after, as a page in `--output` and an MLflow run. The last
+thing printed is the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. Exit codes: 0 done, 2 wrong arguments.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jsonargparse
 import torch
 
-from evaluation import pack_suite
+from evaluation import inversion_run, inversion_suite, pack_suite
 from models.instruction import InstructionError, load_instructions
 from models.pack import Pack, PackError
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, TrackingConfig
 from pipeline.registry import resolve_pack
+from pipeline.training_run import end_run, open_run
 
-SUITES = (pack_suite.NAME,)
+SUITES = (pack_suite.NAME, inversion_suite.NAME)
+FIGURES = "figures.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +35,33 @@ class Options:
     """What to measure.
 
     Args:
-        suite: One of: pack.
+        suite: One of: pack, inversion.
         pack: Folder or URL of the pack, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry.
-        tracking_uri: MLflow server or database with that registry; by default MLFLOW_TRACKING_URI.
+        tracking_uri: MLflow server or database with that registry and for the runs of suite inversion; by default MLFLOW_TRACKING_URI.
         instructions: YAML file of the instructions to measure.
-        pictures: Held-out portraits for landmarks, attributes and inversion.
+        pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion.
         edits: Held-out portraits per instruction.
-        inverter: Inverter to measure.
+        inverter: Inverter to measure in suite pack.
+        inverters: Inverters to measure in suite inversion; none named means all that the pack has.
+        inverter_settings: Settings of inverters in suite inversion, by their name.
+        optimised: Held-out portraits for inverters that optimise for every picture.
+        style: Style of the portraits in suite inversion: photo, or one that no network saw, such as sketch or cartoon.
         editor: Editor to measure.
         threads: Threads of torch.
-        output: File for the JSON as well.
+        output: JSON file, or folder for the page of suite inversion.
     """
 
-    suite: str = "pack"
+    suite: str = pack_suite.NAME
     pack: str = "packs/portraits64"
     tracking_uri: str | None = None
     instructions: str = "configs/instructions/portraits.yaml"
-    pictures: int = 1000
-    edits: int = 200
+    pictures: int | None = None
+    edits: int = pack_suite.EDITS
     inverter: str = "e4e"
+    inverters: tuple[str, ...] = ()
+    inverter_settings: dict[str, dict[str, float | int | bool | str]] = field(default_factory=dict)
+    optimised: int = inversion_run.Plan().optimised
+    style: str = "photo"
     editor: str = "hypereditor"
     threads: int = 1
     output: Path | None = None
@@ -61,11 +74,38 @@ def say(text: str) -> None:
 
 def evaluate(options: Options) -> dict[str, object]:
     """Run the suite; return its figures."""
-    pack, instructions = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri)), load_instructions(options.instructions)
+    pack = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri))
+    if options.suite == inversion_suite.NAME:
+        return {"suite": options.suite, "pack": pack.sha256, **_inversion(pack, options)}
     figures = pack_suite.measure(
-        pack, instructions, editor=options.editor, inverter=options.inverter, pictures=options.pictures, edits=options.edits, say=say
+        pack, load_instructions(options.instructions), editor=options.editor, inverter=options.inverter,
+        pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,
     )  # fmt: skip
     return {"suite": options.suite, "pack": pack.sha256, **figures}
+
+
+def _inversion(pack: Pack, options: Options) -> dict[str, object]:
+    """Run the suite, leave the page in the output folder and record both in MLflow."""
+    plan = inversion_run.Plan(
+        inverters=options.inverters, pictures=options.pictures or inversion_run.Plan().pictures, optimised=options.optimised,
+        settings=options.inverter_settings, style=options.style,
+    )  # fmt: skip
+    folder = options.output or Path("out/inversion")
+    tracking = TrackingConfig(uri=options.tracking_uri, experiment="evaluate")
+    params: Mapping[str, object] = {"suite": options.suite, "pack": pack.sha256, **asdict(plan)}
+    run = open_run(tracking, output=str(folder.resolve()), name=f"inversion {pack.info.name}", params=params, tags={})
+    try:
+        figures, files = inversion_run.measure(pack, plan, folder, say=say)
+    except BaseException as error:
+        end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
+        raise
+    figures["page"] = str(files[0])
+    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    rows = figures["table"]
+    assert isinstance(rows, dict)
+    metrics = {f"{label}/{name}": float(value) for label, row in rows.items() for name, value in row.items()}
+    end_run(run, status="FINISHED", metrics=metrics, artifacts=[str(path.resolve()) for path in (*files, folder / FIGURES)])
+    return figures
 
 
 def main() -> int:
@@ -81,7 +121,7 @@ def main() -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     text = json.dumps(result, indent=1)
-    if options.output is not None:
+    if options.output is not None and options.suite != inversion_suite.NAME:
         options.output.write_text(text + "\n")
     print(text)
     return 0
