@@ -145,18 +145,18 @@ def test_without_instructions_the_same_faces_and_latents_are_written_and_no_edit
     )
 
 
-@pytest.mark.parametrize(
-    ("inverter", "settings"),
-    [
-        ("w_encoder", {}), ("psp", {}), ("restyle_e4e", {"iterations": 2}), ("hyperstyle", {"iterations": 2}), ("w_projection", {"steps": 4}),
-        ("wplus_projection", {"steps": 4}), ("pti", {"pivot_steps": 4, "steps": 2}), ("gani", {"steps": 2}),
-    ],
-)  # fmt: skip
+INVERTERS: dict[str, dict[str, object]] = {
+    "w_encoder": {}, "psp": {}, "restyle_e4e": {"iterations": 2}, "hyperstyle": {"iterations": 2}, "w_projection": {"steps": 4},
+    "wplus_projection": {"steps": 4}, "pti": {"pivot_steps": 4, "steps": 2}, "gani": {"steps": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("inverter", INVERTERS)
 def test_every_inverter_runs_in_the_pipeline_and_the_same_batch_gives_the_same_bytes(
-    ready: list[Ready], small: World, inverter: str, settings: dict[str, object]
+    ready: list[Ready], small: World, inverter: str
 ) -> None:
     pack = Pack.load(small.pack)
-    chosen = load_methods(pack, inverter=inverter, inverter_settings=settings, editor="hypereditor", device="cpu")
+    chosen = load_methods(pack, inverter=inverter, inverter_settings=INVERTERS[inverter], editor="hypereditor", device="cpu")
     first, again = (run_batch(ready[:2], methods=chosen, wish=WISH).samples for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert isinstance(one, Finished) and isinstance(other, Finished)
