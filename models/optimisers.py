@@ -6,7 +6,7 @@ The defaults are the papers', which are for 256 to 1024 pixels; `configs/edit/` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from models.gani import Gani, GaniConfig
@@ -27,18 +27,19 @@ DISTANCE = SimilarityWeights(pixel=1.0, lpips=1.0, identity=0.0, parsing=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSettings:
-    """Settings of w_projection and wplus_projection."""
+    """Settings of w_projection and wplus_projection; `identity` weighs a term that the papers' projections lack."""
 
     steps: int = 1000
     learning_rate: float = 0.1
     stop_lpips: float | None = None
     start: Literal["mean", "encoder"] = "mean"
     lockstep: int = 16
+    identity: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PtiSettings:
-    """Settings of pti; `locality` switches its regulariser on."""
+    """Settings of pti; `locality` switches its regulariser on, `identity` weighs a term that PTI lacks."""
 
     pivot_steps: int = 450
     pivot_rate: float = 5e-3
@@ -46,6 +47,8 @@ class PtiSettings:
     learning_rate: float = 3e-4
     stop_lpips: float | None = 0.06
     locality: bool = False
+    locality_alpha: float = LocalityConfig().alpha
+    identity: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +81,16 @@ def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) ->
             space="w" if name == "w_projection" else "w+", steps=settings.steps, learning_rate=settings.learning_rate,
             start=settings.start, stop_lpips=settings.stop_lpips, lockstep=settings.lockstep,
         )  # fmt: skip
-        return Projection(name, **_judged(pack, DISTANCE), config=projection, encoder=start)  # type: ignore[arg-type]
+        judged = _judged(pack, replace(DISTANCE, identity=settings.identity))
+        return Projection(name, **judged, config=projection, encoder=start)  # type: ignore[arg-type]
     if isinstance(settings, PtiSettings):
+        locality = LocalityConfig(alpha=settings.locality_alpha) if settings.locality else None
         tuning = PivotalTuningConfig(
             pivot=ProjectionConfig(steps=settings.pivot_steps, learning_rate=settings.pivot_rate), steps=settings.steps,
-            learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=LocalityConfig() if settings.locality else None,
+            learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=locality,
         )  # fmt: skip
-        return PivotalTuning(name, **_judged(pack, DISTANCE), config=tuning)  # type: ignore[arg-type]
+        judged = _judged(pack, replace(DISTANCE, identity=settings.identity))
+        return PivotalTuning(name, **judged, config=tuning)  # type: ignore[arg-type]
     assert isinstance(settings, GaniSettings)
     weights = SimilarityWeights(pixel=settings.pixel, lpips=settings.lpips, identity=settings.identity, parsing=settings.parsing)
     gani = GaniConfig(

@@ -140,7 +140,7 @@ def test_a_pack_without_the_start_of_a_method_does_not_offer_it(tmp_path: Path) 
     [
         ("w_projection", {"steps": 4}),
         ("wplus_projection", {"steps": 4, "start": "encoder"}),
-        ("pti", {"pivot_steps": 4, "steps": 2, "locality": True}),
+        ("pti", {"pivot_steps": 4, "steps": 2, "locality": True, "locality_alpha": 15.0, "identity": 0.1}),
         ("gani", {"steps": 2}),
     ],
 )
