@@ -5,6 +5,7 @@ python -m benchmarks.train_workers [--steps 50] [--rounds 3]
 `curve_*`: the largest relative difference of the loss between one and two workers with the same global batch and seed, in float32.
 `control_*`: the same between one thread and two of one worker, which only changes the order of sums. A training that amplifies rounding
 differs by that much whatever the workers do, so a curve is beyond its limit where it is also beyond twice its control.
+`float64_*`: the difference between one and two workers with all arithmetic in float64, where only another algorithm could differ.
 `overhead`: median time of a step of two workers under Ray Train over that under torchrun, the runs taking turns.
 """
 
@@ -24,12 +25,13 @@ import yaml
 FLOORS = Path(__file__).with_name("floors.yaml")
 ROOT = Path(__file__).parents[1]
 JOB = str(ROOT / "jobs" / "train.py")
-TRAIN = [sys.executable, JOB]
+IN_FLOAT64 = str(ROOT / "benchmarks" / "in_float64.py")
 QUIET = ["--tracking.enabled", "false", "--loop.log_every", "1", "--loop.sheet_every", "0", "--loop.checkpoint_every", "100000"]
 SETTINGS = {
     "hypereditor": ["--settings.pictures", "200", "--settings.measured", "4", "--settings.phases"],
-    "e4e": ["--settings.pictures", "400", "--settings.steps"],
+    "e4e": ["--settings.pictures", "400", "--settings.measured", "20", "--settings.steps"],
 }
+AMPLIFIES = ("e4e",)  # trainings whose curves are also compared in float64
 WARM_UP = 10
 
 
@@ -46,12 +48,15 @@ class Options:
     rounds: int = 3
 
 
-def train(network: str, folder: Path, *, steps: int, workers: int, ray: bool, precision: str, threads: int = 1) -> list[dict[str, float]]:
+def train(
+    network: str, folder: Path, *, steps: int, workers: int, ray: bool, precision: str, threads: int = 1, float64: bool = False
+) -> list[dict[str, float]]:
     """Run a training and return its log, a line per step."""
-    launcher = TRAIN
+    job = [IN_FLOAT64, JOB] if float64 else [JOB]
+    launcher = [sys.executable, *job]
     hosted = ["--workers.threads", str(threads), *(["--workers.count", str(workers)] if ray else ["--plain"])]
     if not ray and workers > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), JOB]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), *job]
     value = f"[[{steps}, 1.0]]" if network == "hypereditor" else str(steps)
     flags = ["--network", network, "--output", str(folder), "--precision", precision, *QUIET, *hosted, *SETTINGS[network], value]
     done = subprocess.run([*launcher, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -67,6 +72,15 @@ def curve(network: str, folder: Path, *, steps: int) -> dict[str, float]:
         for name, workers, threads in ((f"{network}-1", 1, 1), (f"{network}-2", 2, 1), (f"{network}-threads", 1, 2))
     )
     return {f"curve_{network}": _difference(alone, together), f"control_{network}": _difference(alone, threaded)}
+
+
+def exact_curve(network: str, folder: Path, *, steps: int) -> dict[str, float]:
+    """Return the largest relative difference of the losses of one and two workers in float64."""
+    alone, together = (
+        train(network, folder / f"{network}-{workers}-float64", steps=steps, workers=workers, ray=False, precision="float32", float64=True)
+        for workers in (1, 2)
+    )
+    return {f"float64_{network}": _difference(alone, together)}
 
 
 def _difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
@@ -93,6 +107,7 @@ def main() -> int:
         found: dict[str, float] = {}
         for network in SETTINGS:
             found |= curve(network, folder, steps=options.steps)
+            found |= exact_curve(network, folder, steps=options.steps) if network in AMPLIFIES else {}
         turns = [(step_s(folder / f"p{i}", steps=options.steps, ray=False), step_s(folder / f"r{i}", steps=options.steps, ray=True))
                  for i in range(options.rounds)]  # fmt: skip
     plain, ray = (statistics.median(column) for column in zip(*turns, strict=True))
