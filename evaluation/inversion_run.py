@@ -32,6 +32,8 @@ class Plan:
     optimised: int = 24
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     attribute: str = "smile"
+    others: int = 100
+    """Random latents at which tuned generators are compared with the untouched one."""
     labelled: int = 4000
     """Generated pictures whose labels give the attribute's direction."""
     style: str = "photo"
@@ -57,7 +59,7 @@ def measure(pack: Pack, plan: Plan, folder: Path, *, say: Say) -> tuple[dict[str
         state = inverted[method.label].states[0]
         if state.offsets:
             few = state.slice(0, min(DRIFT_PICTURES, len(state)))
-            drifts[method.label] = float(inversion_suite.drift(pack, few).mean())
+            drifts[method.label] = float(inversion_suite.drift(pack, few, latents=plan.others).mean())
     curves = {plan.attribute: _curves(pack, plan, data, made, say=say)}
     findings = inversion_page.Findings(
         pack=f"{pack.info.name}, {plan.style}", features={"lpips": inversion_suite.Judge(pack).lpips.description}, table=rows,

@@ -5,6 +5,7 @@ Shape legend: B batch, C channels, H/W rows/columns, L latent slots, D style wid
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -112,6 +113,11 @@ class HyperStyleInverter:
     @torch.no_grad()
     def refine(self, images_BCHW: Tensor, state: GeneratorState) -> GeneratorState:
         """Return a state with the same latents and offsets that bring its image closer to the one given."""
+        *_, last = self.passes(images_BCHW, state)
+        return last
+
+    def passes(self, images_BCHW: Tensor, state: GeneratorState) -> Iterator[GeneratorState]:
+        """Yield the state after every pass."""
         size = self.hypernetwork.input_size
         image = pooled(images_BCHW, size)
         offsets: dict[int, Tensor] = {}
@@ -119,7 +125,7 @@ class HyperStyleInverter:
             seen = pooled(self.generator.synthesis(state.latents_BLD, offsets), size)
             step = self.hypernetwork(image, seen)
             offsets = {index: offsets[index] + offset if index in offsets else offset for index, offset in step.items()}
-        return GeneratorState(latents_BLD=state.latents_BLD, offsets=offsets, domain=state.domain)
+            yield GeneratorState(latents_BLD=state.latents_BLD, offsets=offsets, domain=state.domain)
 
 
 def pooled(images_BCHW: Tensor, size: PictureSize) -> Tensor:

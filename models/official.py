@@ -19,21 +19,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import official_shapes as shapes
+from models.clip import ClipModel
 from models.clipinverter import CLIPAdapter, CLIPRemapper
 from models.discriminator import Discriminator
 from models.encoders import Encoder4Editing, PspEncoder, WEncoder
 from models.hypereditor import HyperEditor
 from models.hyperstyle import HyperStyle
 from models.mappers import LevelsMapper, SingleMapper, StyleSpaceMapper
+from models.official_clip import imagenet_templates
 from models.official_perception import ArcFace, MoCo
 from models.official_shapes import CheckpointFileError
 from models.restyle import ReStyleEncoder, ReStyleResNetEncoder
 from models.stylegan2 import Generator
 
 MEAN_LATENT = "latent_avg"
+CLIP_NOTES = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Numbers that CLIP's own files hold beside its weights."""
 _SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]  # numpy's rebuilder of a scalar, which has lived in two modules
 ALLOWED: Sequence[Callable[..., object] | tuple[Callable[..., object], str]] = (
     (SimpleNamespace, "argparse.Namespace"), pathlib.PosixPath,
@@ -57,11 +62,13 @@ class OfficialNetwork:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, object]:
-    """Read a checkpoint file without running anything that it says. Raises CheckpointFileError."""
+    """Read a checkpoint, of torch or safetensors, without running anything that it says. Raises CheckpointFileError."""
     if not Path(path).is_file():
         found = "a folder" if Path(path).is_dir() else "no such file"
         raise CheckpointFileError(f"checkpoint {path}: expected a file that torch.save wrote, found {found}")
     try:
+        if Path(path).suffix == ".safetensors":
+            return dict(load_file(path))
         with torch.serialization.safe_globals(list(ALLOWED)), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # there is no list of what a broken file makes a reader raise
@@ -80,7 +87,7 @@ def _why_not(path: str | Path, error: Exception) -> str:
             "Only tensors and plain options are read; ask its author for a file of the weights alone"
         )
     if "TorchScript" in str(error):
-        return "a TorchScript archive, which is a program: expected the weights that torch.save wrote"
+        return "a TorchScript archive, which is a program: expected the weights that torch.save wrote, or safetensors"
     size = Path(path).stat().st_size
     detail = "its content is no pickle of torch's" if isinstance(error, pickle.UnpicklingError) else _first_line(error).split(". ")[0]
     return f"not a file that torch.save wrote, or cut short ({size} bytes): {f'{type(error).__name__} {detail}'.strip()}; fetch it again"
@@ -98,7 +105,7 @@ def networks_in(checkpoint: Mapping[str, object], *, where: str = "checkpoint", 
         keys = ", ".join(sorted(map(str, checkpoint))[:6])
         raise CheckpointFileError(
             f"{where}: holds no network that is known here; its keys begin with {keys}. Expected one of: g_ema (StyleGAN2), state_dict "
-            "with encoder., hypernet., adapter., mapper. or module.encoder_q., or the bare weights of ArcFace IR-SE50"
+            "with encoder., hypernet., adapter., mapper. or module.encoder_q., or the bare weights of ArcFace IR-SE50 or CLIP"
         )
     return found
 
@@ -160,11 +167,12 @@ class _Source:
         return shapes.reading(self.where, "generator", shapes.generator_channels, own) if own else None
 
     def built(
-        self, name: str, kind: Callable[..., nn.Module], config: Mapping[str, object], tensors: Mapping[str, Tensor], *, mean: bool = False
-    ) -> OfficialNetwork:
-        """Build a network and give it the tensors, strictly. Raises CheckpointFileError."""
+        self, name: str, kind: Callable[..., nn.Module], config: Mapping[str, object], tensors: Mapping[str, Tensor], *, mean: bool = False,
+        device: str = "meta",
+    ) -> OfficialNetwork:  # fmt: skip
+        """Build a network (on `meta` where it holds nothing else) and give it the tensors, strictly. Raises CheckpointFileError."""
         try:
-            with torch.device("meta"):
+            with torch.device(device):
                 module = kind(**config)
             module.load_state_dict(shapes.as_float(tensors), strict=True, assign=True)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -284,8 +292,24 @@ def _perception(source: _Source) -> list[OfficialNetwork]:
     return found
 
 
+CLIP_PLACES = ("model_clip", "loss_clip.model")
+"""Where a HyperEditor file keeps its two copies of CLIP."""
+
+
+def _clip(source: _Source) -> list[OfficialNetwork]:
+    """Read CLIP from a file of its own, or a copy in a HyperEditor file."""
+    places = (shapes.tensors_of(source.checkpoint), source.state, *map(source.part, CLIP_PLACES))
+    parts = [part for part in places if "visual.conv1.weight" in part]
+    if not parts:
+        return []
+    tensors = {key: value for key, value in parts[0].items() if key not in CLIP_NOTES}
+    config = shapes.reading(source.where, "CLIP", shapes.clip_config, tensors) | {"templates": list(imagenet_templates())}
+    named = {f"clip.{key}": value for key, value in tensors.items()}
+    return [source.built("clip", ClipModel, config, named, device="cpu")]
+
+
 READERS: Sequence[Callable[[_Source], list[OfficialNetwork]]] = (
-    _generator, _discriminator, _encoder, _hypernetwork, _clipinverter, _mapper, _perception,
+    _generator, _discriminator, _encoder, _hypernetwork, _clipinverter, _mapper, _perception, _clip,
 )  # fmt: skip
 
 

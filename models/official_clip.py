@@ -15,6 +15,13 @@ SIDE = 224
 ENLARGED = 7
 
 
+def imagenet_templates() -> tuple[str, ...]:
+    """Return CLIP's prompt templates for ImageNet, as open_clip has them. Differs: it lists 80, HyperEditor's file 79 of them."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
 def hypereditor_view(image_BCHW: Tensor) -> Tensor:
     """Return (B, 3, 224, 224): adaptive average pooling, then CLIP's mean and deviation (HyperEditor)."""
     mean, std = (torch.tensor(values).to(image_BCHW)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))

@@ -20,6 +20,7 @@ Tensors = Mapping[str, Tensor]
 Config = dict[str, object]
 Returned = TypeVar("Returned")
 CARS_SIZE = (192, 256)
+HEAD_WIDTH = 64  # of CLIP's attention, in every released size
 
 
 class CheckpointFileError(ValueError):
@@ -184,6 +185,25 @@ def hyperstyle_config(tensors: Tensors) -> Config:
         if steps > 1:  # a single convolution has no inner width
             config["inner"] = inner
     return config
+
+
+def clip_config(tensors: Tensors) -> Config:
+    """Return the arguments of `ClipModel` but its templates, for a CLIP with a ViT and the GELU of the first release."""
+    if "visual.proj" not in tensors:
+        raise ValueError("expected a CLIP whose picture tower is a ViT (visual.proj), found another tower; ViT-B/32 is what the papers use")
+    patches, width = tensors["visual.conv1.weight"].shape[-1], tensors["visual.conv1.weight"].shape[0]
+    side = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1) * patches
+    text = tensors["positional_embedding"]
+    vision = {
+        "image_size": side, "width": width, "patch_size": patches, "head_width": HEAD_WIDTH,
+        "layers": _count(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
+    }  # fmt: skip
+    texts = {
+        "context_length": text.shape[0], "width": text.shape[1], "heads": text.shape[1] // HEAD_WIDTH,
+        "layers": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
+    }  # fmt: skip
+    embed_dim = tensors["text_projection"].shape[1]
+    return {"model": {"embed_dim": embed_dim, "quick_gelu": True, "vision_cfg": vision, "text_cfg": texts}}
 
 
 def adapter_config(tensors: Tensors) -> Config:

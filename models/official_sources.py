@@ -50,6 +50,10 @@ ORIGINS: Mapping[str, Origin] = {
     "hypereditor": Origin(
         files="what its training writes (its readme lists no trained file)", repository="Rainbow0204/HyperEditor", licence=NOT_STATED
     ),
+    "clip": Origin(
+        files="ViT-B/32 of OpenAI as weights alone (open_clip's `.safetensors` or `.bin` of it), or the copy in a HyperEditor file",
+        repository="openai/CLIP, mlfoundations/open_clip", licence="MIT",
+    ),
     "clip_adapter": Origin(files="`pretrained_faces.pt` (CLIPInverter Faces)", repository="johnberg1/CLIPInverter", licence=NOT_STATED),
     "clip_remapper": Origin(files="`pretrained_faces.pt` (CLIPInverter Faces)", repository="johnberg1/CLIPInverter", licence=NOT_STATED),
     "styleclip_mapper": Origin(files="one file for each text", repository="orpatashnik/StyleCLIP", licence="MIT"),
@@ -59,7 +63,6 @@ ORIGINS: Mapping[str, Origin] = {
 """Networks that an import can bring, by their names in a pack."""
 
 ELSEWHERE: Mapping[str, str] = {
-    "clip": "not read from the authors' files: openai/CLIP (MIT) publishes a program (TorchScript), not weights alone",
     "attributes": "no author publishes one: trained on labelled pictures of the domain",
     "landmarks": "no author publishes one in this layout: samples may bring their own, and the extra `faces` finds those of photos",
     "parser": "no author publishes one in this layout: trained by this project",

@@ -153,14 +153,13 @@ INVERTERS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("inverter", INVERTERS)
 def test_every_inverter_runs_in_the_pipeline_and_the_same_batch_gives_the_same_bytes(
-    ready: list[Ready], small: World, inverter: str
+    ready: list[Ready], methods: Methods, inverter: str
 ) -> None:
-    pack = Pack.load(small.pack)
-    chosen = load_methods(pack, inverter=inverter, inverter_settings=INVERTERS[inverter], editor="hypereditor", device="cpu")
+    chosen = replace(methods, inverter=methods.pack.inverter(inverter, INVERTERS[inverter]))
     first, again = (run_batch(ready[:2], methods=chosen, wish=WISH).samples for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert isinstance(one, Finished) and isinstance(other, Finished)
-        assert one.members == other.members and one.rows[0]["inverter"] == inverter
+        assert one.members == other.members and one.rows == other.rows
 
 
 def test_scores_are_those_of_the_pictures_as_written(ready: list[Ready], methods: Methods) -> None:

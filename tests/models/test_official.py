@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.clipinverter import CLIPAdapter, CLIPRemapper
@@ -114,6 +115,42 @@ def test_hypereditor_beside_two_copies_of_clip(size: int, more: dict) -> None:
     text = torch.randn(2, made.TEXT)
     ours, theirs = found["hypereditor"].module(PICTURES, text), network(PICTURES, text)
     assert all(torch.equal(ours[index], theirs[index]) for index in theirs)
+
+
+@pytest.mark.parametrize("place", ["", "model_clip."])
+@torch.no_grad()
+def test_clip_in_a_file_of_its_own_and_in_hypereditors(place: str) -> None:
+    from models.clip import ClipModel
+
+    sizes = {
+        "embed_dim": 12,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 32, "head_width": 64},
+    }
+    config = {**sizes, "text_cfg": {"context_length": 77, "width": 64, "heads": 1, "layers": 1}}
+    clip = made.drawn(ClipModel(model=config, templates=("{}",)), 12)
+    tensors = {f"{place}{key.removeprefix('clip.')}": value for key, value in clip.state_dict().items()}
+    notes = {f"{place}context_length": torch.tensor(77)}
+    found = found_in({"state_dict": tensors | notes} if place else tensors | notes)["clip"].module
+    assert isinstance(found, ClipModel) and len(found.templates) == 80 and found.templates[-1] == "a tattoo of the {}."
+    image = torch.rand(2, 3, 128, 128)
+    tokens = clip.tokenize(["a face", "an old face"])
+    assert torch.equal(found.embed_images(image), clip.embed_images(image)) and torch.equal(
+        found.embed_tokens(tokens), clip.embed_tokens(tokens)
+    )
+
+
+def test_a_clip_with_another_tower_is_refused() -> None:
+    with pytest.raises(CheckpointFileError, match="its CLIP is not of the released layout: expected a CLIP whose picture tower is a ViT"):
+        found_in({"visual.conv1.weight": torch.zeros(8, 3, 3, 3), "positional_embedding": torch.zeros(77, 64)})
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "clip.safetensors")
+    assert torch.equal(read_checkpoint(tmp_path / "clip.safetensors")["a"], torch.ones(2))  # type: ignore[arg-type]
+    (tmp_path / "bad.safetensors").write_bytes(b"not one")
+    with pytest.raises(CheckpointFileError, match="bad.safetensors"):
+        read_checkpoint(tmp_path / "bad.safetensors")
 
 
 @pytest.mark.parametrize("levels", [("fine", "medium", "coarse"), ("coarse", "fine")])

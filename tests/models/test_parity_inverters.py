@@ -97,12 +97,11 @@ def test_hyperstyle_in_three_passes() -> None:
     g, hypernetwork, encoder = found["generator"].module, found["hyperstyle"], other["w_encoder"].module
     assert isinstance(g, Generator) and isinstance(hypernetwork.module, HyperStyle) and isinstance(encoder, WEncoder)
     outputs: dict[str, Tensor] = {}
-    for passes in (1, 2, 3):
-        inverter = HyperStyleInverter(
-            "hyperstyle", hypernetwork.module, encoder=encoder, generator=g, latent_avg=hypernetwork.extra[MEAN_LATENT], iterations=passes
-        )
-        state = inverter.invert(image)
-        outputs[f"image_iter{passes - 1}"] = g(state)
+    inverter = HyperStyleInverter(
+        "hyperstyle", hypernetwork.module, encoder=encoder, generator=g, latent_avg=hypernetwork.extra[MEAN_LATENT], iterations=3
+    )
+    for number, state in enumerate(inverter.passes(image, inverter.start.invert(image))):
+        outputs[f"image_iter{number}"] = g(state)
     outputs |= offsets_of(case, state.offsets)
     outputs["codes"] = state.latents_BLD[:, :2] if case.facts["outputs"]["codes"]["shape"][1] == 2 else state.latents_BLD
     outputs["initial_inversion"] = F.adaptive_avg_pool2d(g.synthesis(state.latents_BLD), 256)

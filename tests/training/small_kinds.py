@@ -57,6 +57,8 @@ SMALL: dict[str, object] = {
     "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
 }
 """All steps are divisible by the loop's look at whether to stop."""
+COMPARED = tuple(name for name in SMALL if name not in ("psp", "restyle_psp"))
+"""What is trained twice to be compared: the two left out have the objectives of e4e and restyle_e4e, with other settings."""
 
 
 @lru_cache(maxsize=1)

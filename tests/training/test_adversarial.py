@@ -204,7 +204,8 @@ def test_a_training_leaves_a_pack_with_the_new_generator_and_without_what_was_bo
     distances = {name + what for name in ("fid", "fid_identity") for what in ("", "_floor", "_before")}
     assert result.finished and {*distances, "faces"} <= set(result.numbers)
     made, base = Pack.load(tmp_path / "pack"), Pack.load(pack)
-    assert set(base.info.networks) - set(made.info.networks) == {"e4e", "w_encoder", "hypereditor"}
+    bound = {"e4e", "psp", "restyle_e4e", "w_encoder", "hyperstyle", "hypereditor"}
+    assert set(base.info.networks) - set(made.info.networks) == bound
     old, new = base.generator().state_dict(), made.generator().state_dict()
     kept = {name for name in old if torch.equal(old[name], new[name])}
     assert all(name in kept for name in old if name.startswith("style.")), "W stays as it was"

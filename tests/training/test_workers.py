@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.small_kinds import SMALL, log_of, train
+from tests.training.small_kinds import COMPARED, log_of, train
 from tests.training.two_workers import SHAPES, norm, normalised
 from training.checkpoint import unpack_tree
 
@@ -64,7 +64,7 @@ def test_a_part_normalised_by_itself_would_be_another() -> None:
     assert not torch.allclose(torch.cat(halves), normalised(norm(), "pictures", slice(None))["output0"], atol=0.1)
 
 
-@pytest.mark.parametrize("network", SMALL)
+@pytest.mark.parametrize("network", COMPARED)
 def test_the_first_losses_are_those_of_one_worker(two: Path, network: str, tmp_path: Path) -> None:
     result = train(network, tmp_path, should_stop=lambda: True)
     assert result.step == STEPS and not result.finished

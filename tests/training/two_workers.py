@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
-from tests.training.small_kinds import SMALL, train
+from tests.training.small_kinds import COMPARED, train
 from training.batch_norm import share_batch_norms
 from training.checkpoint import pack_tree
 from training.group import Group, launched_group
@@ -66,7 +66,7 @@ def main(output: Path) -> None:
         net = norm()
         share_batch_norms(net, group)
         (output / f"{name}-{group.rank}").write_bytes(pack_tree(normalised(net, name, part_of(group, name))))
-    for network in SMALL:
+    for network in COMPARED:
         train(network, output / network, group=group, should_stop=lambda: group.is_first)
     distributed.destroy_process_group()
 
