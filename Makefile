@@ -17,7 +17,7 @@ demo: setup ## edit 320 portraits through a local Ray and say where the report i
 	@$(PY) jobs/demo.py $(DEMO)
 
 test: setup check ## run the checks, then every test that needs no GPU
-	@$(PY) -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder $(TESTS)
+	@$(PY) -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(TESTS)
 
 test-long: setup ## run the tests that take minutes each
 	@$(PY) -m pytest -m long $(TESTS)

@@ -84,6 +84,7 @@ def test_the_same_command_finishes_an_interrupted_and_a_killed_job(
     assert states[0] == "KILLED" and states[-1] == "FINISHED" and "RUNNING" not in states
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_nothing_but_time(finished: tuple[Path, Ended], world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
     job = start(arguments(world, out, "--tracking.enabled", "false"))  # with a Ray of its own
