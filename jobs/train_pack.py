@@ -25,7 +25,6 @@ from types import FrameType
 import jsonargparse
 import torch
 
-from evaluation import pack_suite
 from models.instruction import load_instructions
 from models.pack import Pack, add_file
 from models.pack_format import write_atomically
@@ -273,6 +272,8 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
 
 def measure(folder: Path) -> None:
     """Measure a pack as `jobs/evaluate.py` does and keep the figures in it, but for the pack's own hash, which depends on them."""
+    from evaluation import pack_suite  # imported here: it loads torchmetrics and torchvision, and every stage is a process of its own
+
     figures = pack_suite.measure(Pack.load(folder), load_instructions(INSTRUCTIONS), say=say)
     (folder / EVALUATION).write_text(json.dumps({"suite": pack_suite.NAME, **figures}, indent=1) + "\n")
     add_file(folder, EVALUATION)
