@@ -23,10 +23,10 @@ from models.optimisation import (
     check_stop,
     descend,
     gradients,
+    judged,
     mean_slots,
     picture_sources,
     random_w,
-    reached,
     targets,
 )
 from models.similarity import Seen, Similarity, SimilarityWeights
@@ -96,6 +96,11 @@ class Gani:
             ]
             return GeneratorState(latents_BLD=latents_BLD, offsets=batched(offsets))
 
+    def parameters(self) -> int:
+        """Return how many numbers are fitted to each picture (GANI Table 7)."""
+        modules = GradientModification(self.generator.layers, config=self.config.modules, source=torch.Generator())
+        return sum(parameter.numel() for parameter in modules.parameters())
+
     def _tuned(
         self, image_1CHW: Tensor, latents_1LD: Tensor, *, source: torch.Generator, progress: Progress, row: int
     ) -> dict[int, Tensor]:
@@ -107,12 +112,9 @@ class Gani:
 
         def judge(rows: object, step: int) -> Judged:
             offsets = as_offsets(self.generator, modules(weight_gradients))
-            parts = self.similarity.parts(self.similarity.see(self.generator.synthesis(latents_1LD, offsets)), wanted)
-            loss_A = self.similarity.total(parts)
-            objective_A = loss_A
-            if config.localisation and torch.is_grad_enabled():
-                objective_A = loss_A + config.localisation * self._drift(offsets, source=source)
-            return Judged(objective_A=objective_A, quality_A=loss_A.detach(), reached_A=reached(parts, loss_A, config.stop_lpips))
+            made = self.generator.synthesis(latents_1LD, offsets)
+            more = (lambda: config.localisation * self._drift(offsets, source=source)) if config.localisation else None
+            return judged(self.similarity, made, wanted, stop_lpips=config.stop_lpips, more=more)
 
         # Ranger's library default climbs in its first five steps, before it can rectify.
         leaves = list(modules.parameters())

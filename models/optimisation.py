@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from models.inverters import pooled
-from models.similarity import Similarity
+from models.similarity import Seen, Similarity
 from models.stylegan2 import Generator
 
 OnStep = Callable[[int, int, Tensor], None]
@@ -166,6 +166,16 @@ def check_stop(name: str, similarity: Similarity, stop_lpips: float | None) -> N
 def reached(parts: Mapping[str, Tensor], loss_A: Tensor, stop_lpips: float | None) -> Tensor:
     """Return which pictures are as close as they need be, (A,): all False without a `stop_lpips`."""
     return torch.zeros_like(loss_A, dtype=torch.bool) if stop_lpips is None else parts["lpips"] <= stop_lpips
+
+
+def judged(
+    similarity: Similarity, made_BCHW: Tensor, wanted: Seen, *, stop_lpips: float | None, more: Callable[[], Tensor] | None = None
+) -> Judged:
+    """Judge pictures by a similarity; `more` is what the objective has beyond it, asked for only where gradients are on."""
+    parts = similarity.parts(similarity.see(made_BCHW), wanted)
+    loss_A = similarity.total(parts)
+    objective_A = loss_A + more() if more is not None and torch.is_grad_enabled() else loss_A
+    return Judged(objective_A=objective_A, quality_A=loss_A.detach(), reached_A=reached(parts, loss_A, stop_lpips))
 
 
 def mean_slots(mean_latent: Tensor, generator: Generator, *, name: str) -> Tensor:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from models import gani, pivotal_tuning, projection
 from models.gani import Gani, GaniConfig
-from models.gradient_modification import ModuleConfig
+from models.gradient_modification import ModuleConfig, Norm
 from models.inverters import Inverter
 from models.parser import FaceParser
 from models.perceptual import PerceptualDistance
@@ -21,20 +22,17 @@ from models.similarity import Similarity, SimilarityWeights
 if TYPE_CHECKING:
     from models.pack import Pack
 
-DISTANCE = SimilarityWeights(pixel=1.0, lpips=1.0, identity=0.0, parsing=0.0)
-"""What projection and PTI make small (PTI eq. 3)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSettings:
     """Settings of w_projection and wplus_projection; `identity` weighs a term that the papers' projections lack."""
 
-    steps: int = 1000
-    learning_rate: float = 0.1
-    stop_lpips: float | None = None
-    start: Literal["mean", "encoder"] = "mean"
-    lockstep: int = 16
-    identity: float = 0.0
+    steps: int = ProjectionConfig.steps
+    learning_rate: float = ProjectionConfig.learning_rate
+    stop_lpips: float | None = ProjectionConfig.stop_lpips
+    start: Literal["mean", "encoder"] = ProjectionConfig.start
+    lockstep: int = ProjectionConfig.lockstep
+    identity: float = projection.WEIGHTS.identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,30 +41,30 @@ class PtiSettings:
 
     pivot_steps: int = 450
     pivot_rate: float = 5e-3
-    steps: int = 350
-    learning_rate: float = 3e-4
-    stop_lpips: float | None = 0.06
+    steps: int = PivotalTuningConfig.steps
+    learning_rate: float = PivotalTuningConfig.learning_rate
+    stop_lpips: float | None = PivotalTuningConfig.stop_lpips
     locality: bool = False
-    locality_alpha: float = LocalityConfig().alpha
-    identity: float = 0.0
+    locality_alpha: float = LocalityConfig.alpha
+    identity: float = pivotal_tuning.WEIGHTS.identity
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaniSettings:
     """Settings of gani; the weights are those of eq. 1, `localisation` lambda of eq. 5, `blocks` those of a module."""
 
-    steps: int = 300
-    learning_rate: float = 1e-3
-    pixel: float = 1.0
-    lpips: float = 0.8
-    identity: float = 0.1
-    parsing: float = 1.0
-    localisation: float = 1.0
-    samples: int = 1
-    blocks: int = 2
-    pre_norm: Literal["none", "in", "sn"] = "none"
-    post_norm: Literal["none", "in", "sn"] = "sn"
-    stop_lpips: float | None = None
+    steps: int = GaniConfig.steps
+    learning_rate: float = GaniConfig.learning_rate
+    pixel: float = gani.WEIGHTS.pixel
+    lpips: float = gani.WEIGHTS.lpips
+    identity: float = gani.WEIGHTS.identity
+    parsing: float = gani.WEIGHTS.parsing
+    localisation: float = GaniConfig.localisation
+    samples: int = GaniConfig.samples
+    blocks: int = ModuleConfig.blocks
+    pre_norm: Norm = ModuleConfig.pre_norm
+    post_norm: Norm = ModuleConfig.post_norm
+    stop_lpips: float | None = GaniConfig.stop_lpips
 
 
 SETTINGS: Mapping[str, type] = {
@@ -77,28 +75,28 @@ SETTINGS: Mapping[str, type] = {
 def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) -> Inverter:
     """Return the inverter; `start` gives its first latents where it does not begin at the mean. Raises ValueError for wrong settings."""
     if isinstance(settings, ProjectionSettings):
-        projection = ProjectionConfig(
+        config = ProjectionConfig(
             space="w" if name == "w_projection" else "w+", steps=settings.steps, learning_rate=settings.learning_rate,
             start=settings.start, stop_lpips=settings.stop_lpips, lockstep=settings.lockstep,
         )  # fmt: skip
-        judged = _judged(pack, replace(DISTANCE, identity=settings.identity))
-        return Projection(name, **judged, config=projection, encoder=start)  # type: ignore[arg-type]
+        judged = _judged(pack, replace(projection.WEIGHTS, identity=settings.identity))
+        return Projection(name, **judged, config=config, encoder=start)  # type: ignore[arg-type]
     if isinstance(settings, PtiSettings):
         locality = LocalityConfig(alpha=settings.locality_alpha) if settings.locality else None
         tuning = PivotalTuningConfig(
             pivot=ProjectionConfig(steps=settings.pivot_steps, learning_rate=settings.pivot_rate), steps=settings.steps,
             learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=locality,
         )  # fmt: skip
-        judged = _judged(pack, replace(DISTANCE, identity=settings.identity))
+        judged = _judged(pack, replace(pivotal_tuning.WEIGHTS, identity=settings.identity))
         return PivotalTuning(name, **judged, config=tuning)  # type: ignore[arg-type]
     assert isinstance(settings, GaniSettings)
     weights = SimilarityWeights(pixel=settings.pixel, lpips=settings.lpips, identity=settings.identity, parsing=settings.parsing)
-    gani = GaniConfig(
+    tuning_by_modules = GaniConfig(
         steps=settings.steps, learning_rate=settings.learning_rate, localisation=settings.localisation, samples=settings.samples,
         stop_lpips=settings.stop_lpips,
         modules=ModuleConfig(blocks=settings.blocks, pre_norm=settings.pre_norm, post_norm=settings.post_norm),
     )  # fmt: skip
-    return Gani(name, **_judged(pack, weights), config=gani, encoder=start)  # type: ignore[arg-type]
+    return Gani(name, **_judged(pack, weights), config=tuning_by_modules, encoder=start)  # type: ignore[arg-type]
 
 
 def _judged(pack: Pack, weights: SimilarityWeights) -> dict[str, object]:

@@ -19,10 +19,10 @@ from models.optimisation import (
     check_stop,
     descend,
     gradients,
+    judged,
     mean_slots,
     picture_sources,
     random_w,
-    reached,
     targets,
 )
 from models.projection import Projection, ProjectionConfig
@@ -125,12 +125,10 @@ class PivotalTuning:
 
         def judge(rows: object, step: int) -> Judged:
             offsets = dict(zip(indices, leaves, strict=True))
-            parts = self.similarity.parts(self.similarity.see(self.generator.synthesis(pivot_1LD, offsets)), wanted)
-            loss_A = self.similarity.total(parts)
-            objective_A = loss_A
-            if config.locality is not None and step % config.locality.every == 0 and torch.is_grad_enabled():
-                objective_A = loss_A + self._drift(pivot_1LD, offsets, source=source)
-            return Judged(objective_A=objective_A, quality_A=loss_A.detach(), reached_A=reached(parts, loss_A, config.stop_lpips))
+            made = self.generator.synthesis(pivot_1LD, offsets)
+            local = config.locality is not None and step % config.locality.every == 0
+            more = (lambda: self._drift(pivot_1LD, offsets, source=source)) if local else None
+            return judged(self.similarity, made, wanted, stop_lpips=config.stop_lpips, more=more)
 
         found = descend(
             [leaves], judge, optimizer=torch.optim.Adam(leaves, lr=config.learning_rate), steps=config.steps,

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from models.inverters import Inverter
-from models.optimisation import Judged, OnStep, Progress, check_stop, descend, gradients, mean_slots, picture_sources, reached, targets
-from models.similarity import Seen, Similarity, SimilarityWeights
+from models.optimisation import Judged, OnStep, Progress, check_stop, descend, gradients, judged, mean_slots, picture_sources, targets
+from models.similarity import Similarity, SimilarityWeights
 from models.state import GeneratorState
 from models.stylegan2 import Generator
 
@@ -119,7 +119,8 @@ class Projection:
             if scale := config.noise_scale(step):
                 noise = torch.cat([torch.randn(leaves[row].shape, generator=sources[row]) for row in rows])
                 latents = latents + noise.to(latents) * (scale * self.latent_std())
-            return self._judge(latents, wanted.rows(rows))
+            made = self.generator.synthesis(self._slots(latents))
+            return judged(self.similarity, made, wanted.rows(rows), stop_lpips=config.stop_lpips)
 
         found = descend(
             [[leaf] for leaf in leaves], judge, optimizer=torch.optim.Adam(leaves, lr=config.learning_rate, betas=(0.9, 0.999)),
@@ -127,11 +128,6 @@ class Projection:
             report=lambda rows, losses, steps: progress.advance([first + row for row in rows], losses, steps=steps),
         )  # fmt: skip
         return self._slots(torch.cat([leaf for (leaf,) in found.parameters])).contiguous()
-
-    def _judge(self, latents_ASD: Tensor, wanted: Seen) -> Judged:
-        parts = self.similarity.parts(self.similarity.see(self.generator.synthesis(self._slots(latents_ASD))), wanted)
-        loss_A = self.similarity.total(parts)
-        return Judged(objective_A=loss_A, quality_A=loss_A.detach(), reached_A=reached(parts, loss_A, self.config.stop_lpips))
 
     def _starts(self, images_BCHW: Tensor) -> Tensor:
         """Return where the descent begins, (B, S, D)."""

@@ -118,6 +118,8 @@ class Aligner:
 
         `known` are landmarks (5, 2) that need not be found, in the order of `LANDMARK_NAMES`; None, or nothing at all, has them located.
         """
+        if not images:
+            return []
         places = dict(enumerate(known))
         unknown = [row for row in range(len(images)) if places.get(row) is None]
         scores = dict.fromkeys(range(len(images)), 1.0)
@@ -126,9 +128,8 @@ class Aligner:
                 landmarks_BK2, score_B = self.locator.locate([images[row] for row in unknown])
                 places.update(zip(unknown, landmarks_BK2, strict=True))
                 scores.update(zip(unknown, score_B.tolist(), strict=True))
-            affines = [
-                frame_from_landmarks(place[None, :5].double().cpu())[0] for row in sorted(places) if (place := places[row]) is not None
-            ]
+            found = [place[:5].double().cpu() for row in sorted(places) if (place := places[row]) is not None]
+            affines = frame_from_landmarks(torch.stack(found))
         return [self._cut(image, affine, scores[row]) for row, (image, affine) in enumerate(zip(images, affines, strict=True))]
 
     def _cut(self, image_HWC: ImageHWC, affine_23: Tensor, score: float) -> ImageHWC | SampleFailure:
