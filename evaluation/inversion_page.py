@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
-import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.domain_adaptation import Adapted
+from evaluation.inversion_ablations import ABLATIONS
 from evaluation.inversion_suite import Numbers
+from pipeline.invert import to_pixels
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS: Mapping[str, tuple[str, bool]] = {
@@ -32,11 +34,12 @@ PAPER: Mapping[str, Mapping[str, float]] = {
 }  # fmt: skip
 """HyperStyle Table 2, CelebA-HQ at 1024 pixels on the authors' GPU, by our names."""
 SHEET_ROWS = 8
+SHEETS = ("sheet", "adapted")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Findings:
-    """All that the page shows; `curves` are points of `editability` by method, `ablations` further tables by title."""
+    """All that the page shows; `curves` are points of `editability` by attribute and method, `equal` what they say at equal changes."""
 
     pack: str
     features: Mapping[str, str]
@@ -44,8 +47,12 @@ class Findings:
     reconstructions: Mapping[str, Tensor]
     wanted_NCHW: Tensor
     curves: Mapping[str, Mapping[str, Sequence[Numbers]]] = field(default_factory=dict)
-    ablations: Mapping[str, Mapping[str, Numbers]] = field(default_factory=dict)
+    equal: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
     drift: Mapping[str, float] = field(default_factory=dict)
+    ablations: Mapping[str, Mapping[str, Numbers]] = field(default_factory=dict)
+    """Rows by label, by name of the ablation."""
+    adapted: Mapping[str, Adapted] = field(default_factory=dict)
+    adapted_text: str = ""
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
@@ -53,6 +60,9 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"sheet": sheet(findings.wanted_NCHW, findings.reconstructions), "trade_off": trade_off(findings.table)}
     pictures |= {f"editability_{name}": editability(name, curves) for name, curves in findings.curves.items()}
+    if findings.adapted:
+        columns = {f"{label} {which}": made for label, one in findings.adapted.items() for which, made in one.pictures().items()}
+        pictures["adapted"] = sheet(findings.wanted_NCHW, columns)
     paths = [folder / "index.html"]
     for name, data in pictures.items():
         paths.append(folder / f"{name}.png")
@@ -60,8 +70,9 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("inversion.html.j2").render(
-        findings=findings, pictures=encoded, columns=COLUMNS, best=best(findings.table), paper=PAPER
-    )
+        findings=findings, pictures=encoded, columns=COLUMNS, best=best(findings.table), paper=PAPER, ablations=ABLATIONS,
+        plots=[name for name in pictures if name not in SHEETS],
+    )  # fmt: skip
     paths[0].write_text(page)
     return paths
 
@@ -80,9 +91,9 @@ def sheet(wanted_NCHW: Tensor, reconstructions: Mapping[str, Tensor], *, scale: 
     side = wanted_NCHW.shape[-1] * scale
     canvas = Image.new("RGB", (len(columns) * (side + gap) - gap, rows * (side + gap) - gap), "white")
     for place, column in enumerate(columns):
+        pixels = to_pixels(column[:rows])
         for row in range(rows):
-            pixels = ((column[row].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-            picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+            picture = Image.fromarray(pixels[row]).resize((side, side), Image.Resampling.NEAREST)
             canvas.paste(picture, (place * (side + gap), row * (side + gap)))
     return _png(canvas)
 

@@ -9,18 +9,28 @@ from pathlib import Path
 import torch
 
 from evaluation import inversion_page, inversion_suite
+from evaluation.domain_adaptation import Adapted, adapt, check_adapted
 from evaluation.held_out import HeldOut, held_out
-from evaluation.inversion_suite import Inverted, Method, Numbers, Say
+from evaluation.inversion_ablations import ABLATIONS, Context, check_variants
+from evaluation.inversion_suite import Inverted, Judge, Numbers, Say
 from models.directions import Directions, ganspace, interfacegan, sefa
 from models.inverter_names import OPTIMISERS, inverter_names
-from models.pack import Pack
+from models.inverters import Inverter
+from models.pack import Pack, PackError
 
 CURVED = ("e4e", "wplus_projection", "hyperstyle", "restyle_e4e", "pti", "gani")
 """Methods of the editability curve, where the pack has them."""
 AMOUNTS = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
 """Steps along a direction, in standard deviations of W along it."""
+CHANGES = (-0.6, -0.4, -0.2, 0.2, 0.4, 0.6)
+"""Mean changes of an attribute's probability at which identity is compared."""
 DRIFT_PICTURES = 8
 OTHER_DIRECTIONS, OTHER_PICTURES = 3, 24
+
+
+def name_of(label: str) -> str:
+    """Return the inverter of a label: the part before a plus, so that one inverter can be measured with several settings."""
+    return label.partition("+")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,54 +47,105 @@ class Plan:
     labelled: int = 4000
     """Generated pictures whose labels give the attribute's direction."""
     style: str = "photo"
+    ablations: Sequence[str] = ()
+    """Names in `inversion_ablations.ABLATIONS`."""
+    ablation_pictures: int = 8
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """Packs whose HyperStyle was trained otherwise, by label, for the ablation of that name."""
+    adapted: str | None = None
+    """Pack with a generator fine-tuned from the pack's."""
+    adapted_text: str = ""
+    """What that generator's style is called."""
 
-    def methods(self, pack: Pack) -> list[Method]:
-        """Return the methods, all that the pack has where none are named. Raises PackError for a name that it lacks."""
-        names = list(self.inverters) or inverter_names(pack.info)
-        return [Method(label=name, inverter=name, settings=self.settings.get(name, {})) for name in names]
+    def methods(self, pack: Pack) -> dict[str, Inverter]:
+        """Return the inverters by label, all that the pack has where none are named. Raises PackError for a name that it lacks."""
+        labels = list(self.inverters) or inverter_names(pack.info)
+        return {label: pack.inverter(name_of(label), self.settings.get(label, {})) for label in labels}
 
 
 def measure(pack: Pack, plan: Plan, folder: Path, *, say: Say) -> tuple[dict[str, object], list[Path]]:
     """Return all figures of the suite and the files of the page that it wrote. Raises PackError."""
-    methods = plan.methods(pack)
-    for method in methods:
-        pack.inverter(method.inverter, method.settings)  # a wrong setting ends the run before its first hour
+    methods = plan.methods(pack)  # built first: a wrong name or setting ends the run before its first hour
+    ablations, adapted = _ablations(pack, plan), _adapted_pack(pack, plan)
+    judge = Judge(pack)
     say(f"making and aligning {plan.pictures} held-out portraits")
     data = held_out(pack, plan.pictures, style=plan.style)
     rows, made, drifts = dict[str, Numbers](), dict[str, Inverted](), dict[str, float]()
-    for method in methods:
-        images = data.aligned_BCHW[: plan.optimised if method.inverter in OPTIMISERS else None]
-        table, inverted = inversion_suite.table(pack, [method], images, say=say)
+    for label, inverter in methods.items():
+        images = data.aligned_BCHW[: plan.optimised if name_of(label) in OPTIMISERS else None]
+        table, inverted = inversion_suite.table(judge, {label: inverter}, images, say=say)
         rows, made = rows | table, made | inverted
-        state = inverted[method.label].states[0]
+        state = inverted[label].states[0]
         if state.offsets:
             few = state.slice(0, min(DRIFT_PICTURES, len(state)))
-            drifts[method.label] = float(inversion_suite.drift(pack, few, latents=plan.others).mean())
-    curves = {plan.attribute: _curves(pack, plan, data, made, say=say)}
+            drifts[label] = float(inversion_suite.drift(judge, few, latents=plan.others).mean())
+    curves = {plan.attribute: _curves(judge, plan, data, made, say=say)}
+    equal = {name: {label: _at_equal(curve) for label, curve in by_label.items()} for name, by_label in curves.items()}
+    same = data.aligned_BCHW[: plan.ablation_pictures]
+    tables = {name: inversion_suite.table(judge, inverters, same, say=say)[0] for name, inverters in ablations.items()}
+    moved = _adapted(judge, plan, data, made, adapted) if adapted is not None else {}
     findings = inversion_page.Findings(
-        pack=f"{pack.info.name}, {plan.style}", features={"lpips": inversion_suite.Judge(pack).lpips.description}, table=rows,
+        pack=f"{pack.info.name}, {plan.style}", features={"lpips": judge.lpips.description}, table=rows,
         reconstructions={label: one.image_NCHW[: inversion_page.SHEET_ROWS] for label, one in made.items()},
-        wanted_NCHW=data.aligned_BCHW[: inversion_page.SHEET_ROWS], curves=curves, drift=drifts,
+        wanted_NCHW=data.aligned_BCHW[: inversion_page.SHEET_ROWS], curves=curves, equal=equal, drift=drifts, ablations=tables,
+        adapted=moved, adapted_text=plan.adapted_text,
     )  # fmt: skip
     figures: dict[str, object] = {
         "pictures": len(data.found), "features": dict(findings.features), "table": rows, "drift": drifts, "editability": curves,
-        "plan": asdict(plan), "directions": _other_directions(pack, data, made),
+        "equal_change": equal, "ablations": tables, "adapted": {label: one.numbers() for label, one in moved.items()},
+        "plan": asdict(plan), "directions": _other_directions(judge, data, made),
     }  # fmt: skip
     return figures, inversion_page.write(findings, folder)
 
 
-def _curves(pack: Pack, plan: Plan, data: HeldOut, made: Mapping[str, Inverted], *, say: Say) -> dict[str, list[Numbers]]:
+def _ablations(pack: Pack, plan: Plan) -> dict[str, dict[str, Inverter]]:
+    """Return the inverters of every ablation that is asked for. Raises PackError."""
+    for name in plan.ablations:
+        if name not in ABLATIONS:
+            raise PackError(f"--ablations {name}: expected one of {', '.join(ABLATIONS)}")
+    variants = {label: Pack.load(path, device=pack.device) for label, path in plan.variants.items()}
+    check_variants(pack, variants)
+    context = Context(pack=pack, settings=plan.settings, variants=variants)
+    return {name: ABLATIONS[name].rows(context) for name in plan.ablations}
+
+
+def _adapted_pack(pack: Pack, plan: Plan) -> Pack | None:
+    """Return the pack with the fine-tuned generator, where there is one. Raises PackError."""
+    if plan.adapted is None:
+        return None
+    if not plan.adapted_text:
+        raise PackError("--adapted_text: missing; name the style of --adapted, such as 'a cartoon of a face'")
+    adapted = Pack.load(plan.adapted, device=pack.device)
+    check_adapted(pack, adapted)
+    return adapted
+
+
+def _adapted(judge: Judge, plan: Plan, data: HeldOut, made: Mapping[str, Inverted], adapted: Pack) -> dict[str, Adapted]:
+    """Return what the fine-tuned generator makes of every method that has offsets."""
+    return {
+        label: adapt(judge, one, data.aligned_BCHW[: len(one.image_NCHW)], adapted=adapted, text=plan.adapted_text)
+        for label, one in made.items()
+        if one.states[0].offsets
+    }
+
+
+def _at_equal(curve: Sequence[Numbers]) -> dict[str, float | None]:
+    """Return the identity similarity at changes that methods are compared at."""
+    return {f"{change:+.1f}": inversion_suite.at_change(curve, change) for change in CHANGES}
+
+
+def _curves(judge: Judge, plan: Plan, data: HeldOut, made: Mapping[str, Inverted], *, say: Say) -> dict[str, list[Numbers]]:
     """Return the editability of the chosen methods on the pictures that all of them inverted."""
-    chosen = {label: one for label, one in made.items() if label in CURVED}
+    chosen = {label: one for label, one in made.items() if name_of(label) in CURVED}
     if not chosen:
         return {}
-    direction = _direction(pack, plan)
-    unit = spread(pack, direction)
+    direction = _direction(judge.pack, plan)
+    unit = spread(judge.pack, direction)
     n = min(len(one.image_NCHW) for one in chosen.values())
     say(f"editing {n} portraits of {', '.join(chosen)} along {plan.attribute}")
     return {
         label: inversion_suite.editability(
-            pack, first(one, n), data.aligned_BCHW[:n], direction=direction, amounts=[unit * amount for amount in AMOUNTS],
+            judge, first(one, n), data.aligned_BCHW[:n], direction=direction, amounts=[unit * amount for amount in AMOUNTS],
             attribute=plan.attribute,
         )
         for label, one in chosen.items()
@@ -117,20 +178,21 @@ def first(inverted: Inverted, n: int) -> Inverted:
     return Inverted(states=states, image_NCHW=inverted.image_NCHW[:n], seconds=inverted.seconds)
 
 
-def _other_directions(pack: Pack, data: HeldOut, made: Mapping[str, Inverted]) -> dict[str, dict[str, Numbers]]:
+def _other_directions(judge: Judge, data: HeldOut, made: Mapping[str, Inverted]) -> dict[str, dict[str, Numbers]]:
     """Return, for the first directions of GANSpace and SeFa, the attribute that two deviations change most and what of the person stays."""
+    pack = judge.pack
     names, found = pack.attributes().names, dict[str, dict[str, Numbers]]()
     kinds = {"ganspace": ganspace(pack.generator(), n=OTHER_DIRECTIONS), "sefa": sefa(pack.generator(), n=OTHER_DIRECTIONS)}
     for label, one in made.items():
-        if label not in CURVED:
+        if name_of(label) not in CURVED:
             continue
         few = first(one, OTHER_PICTURES)
         images = data.aligned_BCHW[: len(few.image_NCHW)]
         for kind, directions in kinds.items():
             for which in range(OTHER_DIRECTIONS):
                 single = Directions(vectors_KD=directions.vectors_KD[which : which + 1], slots=directions.slots)
-                before, _ = inversion_suite.effect(pack, few, images, direction=single, amount=0.0)
-                after, same = inversion_suite.effect(pack, few, images, direction=single, amount=2 * spread(pack, single))
+                before, _ = inversion_suite.effect(judge, few, images, direction=single, amount=0.0)
+                after, same = inversion_suite.effect(judge, few, images, direction=single, amount=2 * spread(pack, single))
                 strongest = int((after - before).abs().argmax())
                 numbers = {"change": float((after - before)[strongest]), "identity": same}
                 found.setdefault(label, {})[f"{kind} {which}: {names[strongest]}"] = numbers

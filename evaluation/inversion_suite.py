@@ -1,7 +1,6 @@
 """Suite `inversion`: how well inverters reproduce held-out portraits, what they cost, what they leave alone, and what can be edited after.
 
-The columns are those of HyperStyle Table 2 and GANI Table 2, with PSNR and the same-person rate; the ablations those of HyperStyle Table 3
-and GANI Tables 7 and 8; the curve that of HyperStyle Figure 6.
+The columns are those of HyperStyle Table 2 and GANI Table 2, with PSNR and the same-person rate; the curve is that of HyperStyle Figure 6.
 
 Shape legend: N pictures, B batch, C channels, H/W rows/columns, L latent slots, D style width. Pictures are RGB in [-1, 1].
 """
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from models.inverters import Inverter
 from models.pack import Pack
 from models.perceptual import PerceptualDistance
 from models.state import GeneratorState
+from models.stylegan2 import Generator
 
 NAME = "inversion"
 BATCH = 16
@@ -28,15 +28,6 @@ BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_FOR_FIVE_SCALES = 176  # what torchmetrics' check leaves for a kernel of 11
 Say = Callable[[str], None]
 Numbers = dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """An inverter under a name for the tables, with its settings."""
-
-    label: str
-    inverter: str
-    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,9 +79,9 @@ def scales(size: int) -> tuple[float, ...]:
     return tuple(beta / sum(BETAS[:3]) for beta in BETAS[:3])
 
 
-def run(inverter: Inverter, pack: Pack, images_NCHW: Tensor, *, batch: int = BATCH, say: Say | None = None) -> Inverted:
+def run(inverter: Inverter, generator: Generator, images_NCHW: Tensor, *, batch: int = BATCH, say: Say | None = None) -> Inverted:
     """Invert all pictures, in batches; only the inverter's own time counts."""
-    generator, states, made, seconds = pack.generator(), [], [], 0.0
+    states, made, seconds = [], [], 0.0
     for part in images_NCHW.split(batch):
         start = time.perf_counter()
         state = inverter.invert(part)
@@ -112,21 +103,23 @@ def row(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor) -> Numbers:
     return found
 
 
-def table(pack: Pack, methods: Sequence[Method], images_NCHW: Tensor, *, say: Say) -> tuple[dict[str, Numbers], dict[str, Inverted]]:
-    """Return the table of all methods on the same pictures, and what each made of them."""
-    judge, rows, made = Judge(pack), dict[str, Numbers](), dict[str, Inverted]()
-    for method in methods:
-        made[method.label] = run(pack.inverter(method.inverter, method.settings), pack, images_NCHW)
-        rows[method.label] = row(judge, made[method.label], images_NCHW)
-        figures = ", ".join(f"{name} {rows[method.label][name]:.4f}" for name in ("identity", "ms_ssim", "lpips", "l2", "seconds"))
-        say(f"{method.label}: {figures}")
+def table(
+    judge: Judge, inverters: Mapping[str, Inverter], images_NCHW: Tensor, *, say: Say
+) -> tuple[dict[str, Numbers], dict[str, Inverted]]:
+    """Return the table of inverters by label on the same pictures, and what each made of them."""
+    rows, made = dict[str, Numbers](), dict[str, Inverted]()
+    for label, inverter in inverters.items():
+        made[label] = run(inverter, judge.pack.generator(), images_NCHW)
+        rows[label] = row(judge, made[label], images_NCHW)
+        figures = ", ".join(f"{name} {rows[label][name]:.4f}" for name in ("identity", "ms_ssim", "lpips", "l2", "seconds"))
+        say(f"{label}: {figures}")
     return rows, made
 
 
 @torch.no_grad()
-def drift(pack: Pack, state: GeneratorState, *, latents: int = 100, seed: int = 0) -> Tensor:
+def drift(judge: Judge, state: GeneratorState, *, latents: int = 100, seed: int = 0) -> Tensor:
     """Return how far the offsets of each picture move the pictures of other random latents in W: mean LPIPS, (B,) (GANI, locality)."""
-    generator, lpips = pack.generator(), PerceptualDistance(device=pack.device)
+    generator, lpips = judge.pack.generator(), judge.lpips
     z = torch.randn(latents, generator.style_dim, generator=torch.Generator().manual_seed(seed))
     others = generator.repeat(generator.mapping(z.to(state.latents_BLD)))
     plain = [lpips.features(generator.synthesis(part).clamp(-1, 1)) for part in others.split(BATCH)]
@@ -143,14 +136,14 @@ def drift(pack: Pack, state: GeneratorState, *, latents: int = 100, seed: int = 
 
 @torch.no_grad()
 def editability(
-    pack: Pack, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amounts: Sequence[float], attribute: str
+    judge: Judge, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amounts: Sequence[float], attribute: str
 ) -> list[Numbers]:
     """Return for every amount along a direction how much the attribute changed and how much of the person stayed (HyperStyle Figure 6).
 
     `change` is the mean change of the attribute's probability from the reconstruction's, `identity` the mean similarity to the input.
     """
-    column = pack.attributes().names.index(attribute)
-    points = [effect(pack, inverted, images_NCHW, direction=direction, amount=amount) for amount in (0.0, *amounts)]
+    column = judge.pack.attributes().names.index(attribute)
+    points = [effect(judge, inverted, images_NCHW, direction=direction, amount=amount) for amount in (0.0, *amounts)]
     return [
         {"amount": amount, "change": float(shown[column] - points[0][0][column]), "identity": same}
         for amount, (shown, same) in zip((0.0, *amounts), points, strict=True)
@@ -158,17 +151,15 @@ def editability(
 
 
 @torch.no_grad()
-def effect(
-    pack: Pack, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amount: float
-) -> tuple[Tensor, float]:  # fmt: skip
+def effect(judge: Judge, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amount: float) -> tuple[Tensor, float]:
     """Return the mean probability of every attribute after a move along a direction, (A,), and the mean similarity to the inputs."""
-    generator, identity, net = pack.generator(), pack.identity(), pack.attributes()
+    generator, net = judge.pack.generator(), judge.pack.attributes()
     shown, same = [], []
     rest = images_NCHW
     for state in inverted.states:
         made = generator.synthesis(direction.moved(state.latents_BLD, amount), state.offsets).clamp(-1, 1)
         shown.append(net.probabilities(made))
-        same.append((identity(made) * identity(rest[: len(made)])).sum(1))
+        same.append((judge.identity(made) * judge.identity(rest[: len(made)])).sum(1))
         rest = rest[len(made) :]
     return torch.cat(shown).mean(0), float(torch.cat(same).mean())
 

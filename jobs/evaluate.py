@@ -42,10 +42,15 @@ class Options:
         pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion.
         edits: Held-out portraits per instruction.
         inverter: Inverter to measure in suite pack.
-        inverters: Inverters to measure in suite inversion; none named means all that the pack has.
-        inverter_settings: Settings of inverters in suite inversion, by their name.
+        inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
+        inverter_settings: Settings of inverters in suite inversion, by their name or NAME+LABEL.
         optimised: Held-out portraits for inverters that optimise for every picture.
         style: Style of the portraits in suite inversion: photo, or one that no network saw, such as sketch or cartoon.
+        ablations: Further tables of suite inversion: hyperstyle (passes, and the networks of --variants), gani_blocks, gani_norms.
+        ablation_pictures: Held-out portraits for those tables.
+        variants: Packs by label whose HyperStyle was trained otherwise on the same generator.
+        adapted: Pack whose generator was fine-tuned from the pack's to another style; offsets are tried on it in suite inversion.
+        adapted_text: What that style is called, such as "a cartoon of a face".
         editor: Editor to measure.
         threads: Threads of torch.
         output: JSON file, or folder for the page of suite inversion.
@@ -62,6 +67,11 @@ class Options:
     inverter_settings: dict[str, dict[str, float | int | bool | str]] = field(default_factory=dict)
     optimised: int = inversion_run.Plan().optimised
     style: str = "photo"
+    ablations: tuple[str, ...] = ()
+    ablation_pictures: int = inversion_run.Plan().ablation_pictures
+    variants: dict[str, str] = field(default_factory=dict)
+    adapted: str | None = None
+    adapted_text: str = ""
     editor: str = "hypereditor"
     threads: int = 1
     output: Path | None = None
@@ -88,7 +98,8 @@ def _inversion(pack: Pack, options: Options) -> dict[str, object]:
     """Run the suite, leave the page in the output folder and record both in MLflow."""
     plan = inversion_run.Plan(
         inverters=options.inverters, pictures=options.pictures or inversion_run.Plan().pictures, optimised=options.optimised,
-        settings=options.inverter_settings, style=options.style,
+        settings=options.inverter_settings, style=options.style, ablations=options.ablations, ablation_pictures=options.ablation_pictures,
+        variants=options.variants, adapted=options.adapted, adapted_text=options.adapted_text,
     )  # fmt: skip
     folder = options.output or Path("out/inversion")
     tracking = TrackingConfig(uri=options.tracking_uri, experiment="evaluate")

@@ -1,0 +1,67 @@
+"""Offsets found on one generator, applied to a generator fine-tuned from it to another style (HyperStyle Figure 7).
+
+Shape legend: N pictures, C channels, H/W rows/columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from evaluation.inversion_suite import Inverted, Judge, Numbers
+from models.clip import ClipModel
+from models.pack import Pack, PackError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapted:
+    """The fine-tuned generator's pictures of a method's latents, (N, 3, H, W), without and with the offsets, and their measures."""
+
+    plain_NCHW: Tensor
+    tuned_NCHW: Tensor
+    plain: Numbers
+    tuned: Numbers
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Return both columns of pictures by name."""
+        return {"without": self.plain_NCHW, "with": self.tuned_NCHW}
+
+    def numbers(self) -> dict[str, Numbers]:
+        """Return both measures by name."""
+        return {"without": self.plain, "with": self.tuned}
+
+
+def check_adapted(pack: Pack, adapted: Pack) -> None:
+    """Raise PackError where the fine-tuned generator cannot take offsets of the pack's."""
+    ours, theirs = pack.generator(), adapted.generator()
+    if list(ours.layers) != list(theirs.layers) or ours.style_dim != theirs.style_dim:
+        raise PackError(
+            f"--adapted {adapted.path}: its generator has other layers than that of {pack.path}; expected one fine-tuned from it"
+        )
+
+
+@torch.no_grad()
+def adapt(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor, *, adapted: Pack, text: str) -> Adapted:
+    """Return what the fine-tuned generator makes of a method's states; the style's score is CLIP's cosine of picture and text."""
+    generator, clip = adapted.generator(), judge.pack.clip()
+    words = F.normalize(clip.embed_texts([text]), dim=1)[0]
+    plain = torch.cat([generator(replace(state, offsets={})) for state in inverted.states]).clamp(-1, 1)
+    tuned = torch.cat([generator(state) for state in inverted.states]).clamp(-1, 1)
+    who = judge.identity(wanted_NCHW)
+
+    def numbers(image_NCHW: Tensor) -> Numbers:
+        same = (judge.identity(image_NCHW) * who).sum(1)
+        return {
+            "identity": float(same.mean()),
+            "identity_se": float(same.std() / len(same) ** 0.5),
+            "style": _style(clip, image_NCHW, words),
+        }
+
+    return Adapted(plain_NCHW=plain, tuned_NCHW=tuned, plain=numbers(plain), tuned=numbers(tuned))
+
+
+def _style(clip: ClipModel, image_NCHW: Tensor, words_D: Tensor) -> float:
+    return float((F.normalize(clip.embed_images(image_NCHW), dim=1) @ words_D).mean())
