@@ -142,9 +142,9 @@ def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
         inverted = _finite_pixels(inversion.image_BCHW, "invert", "the inversion")
     with _at("score"):
         source = scorer.source(aligned_BCHW, to_tensor(inverted, device=methods.device))
-        features = source.aligned.clip_BE.shape[1]
+        features = source.aligned.embedding_BE.shape[1]
         moments = ShardMoments.empty(features, [instruction.name for instruction in wish.instructions] or [INVERSION])
-        moments.source.update(source.aligned.clip_BE)
+        moments.source.update(source.aligned.embedding_BE)
     keep = wish.keep if wish.instructions else wish.keep | {INVERSION}
     members = [_kept(ready, inversion, row, inverted, keep) for row, ready in enumerate(batch)]
     if wish.instructions:

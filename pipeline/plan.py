@@ -18,7 +18,9 @@ from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
 
 EDITOR_KINDS = ("hypereditor",)
-NEEDED = ("generator", "clip", "identity", "attributes", "landmarks")
+NEEDED = ("generator", "identity")
+NEEDED_FOR_TEXT = ("clip",)
+"""What instructions need beside an editor; `attributes` is needed by those that expect some, `landmarks` where no library finds them."""
 INLINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*->\s*(.+?)\s*(?:@\s*(\S+)\s*)?$", re.DOTALL)
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -114,14 +116,20 @@ def _check_networks(config: EditConfig, info: PackInfo) -> None:
         from models.inverter_registry import read_settings  # imported here: it takes torch along, which most plans do not need
 
         read_settings(info, config.inverter, config.inverter_settings)
-    missing = [name for name in NEEDED if name not in info.networks]
+    needed = NEEDED + (NEEDED_FOR_TEXT if config.instructions else ())
+    missing = [name for name in needed if name not in info.networks]
     if missing:
-        raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; an edit job needs {', '.join(NEEDED)}")
+        raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; this job needs {', '.join(needed)}")
     if "threshold_far1" not in info.networks["identity"].numbers:
         raise ConfigError(f"--pack {config.pack}: its identity network has no number 'threshold_far1', the similarity of one person")
 
 
 def _check_expectations(instructions: Sequence[Instruction], info: PackInfo) -> None:
+    if "attributes" not in info.networks:
+        for instruction in (instruction for instruction in instructions if instruction.expects):
+            what = f"instruction {instruction.name!r}: expects {', '.join(instruction.expects)}"
+            raise InstructionError(f"{what}: the pack {info.name!r} has no classifier for that; leave `expects` out")
+        return
     known = _attribute_names(info.networks["attributes"].config)
     for instruction in instructions:
         for name in instruction.expects:

@@ -57,6 +57,7 @@ def render(run: Run, gallery: Gallery, *, features: Mapping[str, str]) -> str:
         summary=report_tables.summary(instructions, distances),
         summary_labels=report_tables.TABLE_LABELS,
         attributes=attributes,
+        judged=any(numbers.judged for numbers in instructions),
         matrix=matrix,
         distances=distances,
         fewest=FEWEST,

@@ -54,9 +54,16 @@ class InstructionNumbers:
     success: Share = field(default_factory=Share)
     same_person: Share = field(default_factory=Share)
     collateral: int = 0
+    judged: int = 0
+    """Edits whose attributes a classifier read."""
     flips: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, SampleRef, Row]] = field(default_factory=list)
     best: list[tuple[float, SampleRef, Row]] = field(default_factory=list)
+
+    @property
+    def collateral_per_edit(self) -> float | None:
+        """Return how many attributes an edit changed unasked, in the mean; None where no classifier looked."""
+        return self.collateral / self.judged if self.judged else None
 
     @property
     def is_inversion(self) -> bool:
@@ -79,7 +86,9 @@ class InstructionNumbers:
                 distribution.add(_floats(rows, column))
         self.success.add(rows["success"].to_pylist())
         self.same_person.add(rows["same_person"].to_pylist())
-        self.collateral += int(np.nansum(_floats(rows, "collateral")))
+        collateral = _floats(rows, "collateral")
+        self.collateral += int(np.nansum(collateral))
+        self.judged += int(np.isfinite(collateral).sum())
         for flips in rows["flips"].to_pylist():
             self.flips.update(flips or ())
         self._keep_extremes(rows, refs)

@@ -73,7 +73,7 @@ def summary(instructions: Sequence[InstructionNumbers], distances: Sequence[tupl
             success=numbers.success.percent,
             same_person=numbers.same_person.percent,
             scores=tuple(mean_and_deviation(numbers.distributions[column]) for column in TABLE_SCORES),
-            collateral=f"{numbers.collateral / max(1, numbers.count):.2f}",
+            collateral=_per_edit(numbers),
             frechet=far.get(numbers.name, NOTHING),
         )
         for numbers in instructions
@@ -110,11 +110,16 @@ def matrix(facts: Facts, instructions: Sequence[InstructionNumbers]) -> tuple[li
             MatrixRow(
                 name=numbers.name,
                 cells=tuple((_percent(part), round(part**0.6, 3), name in wanted) for part, name in zip(share, columns, strict=True)),
-                per_edit=f"{numbers.collateral / max(1, numbers.count):.2f}",
+                per_edit=_per_edit(numbers),
                 reliable=numbers.reliable,
             )
         )
     return columns, rows
+
+
+def _per_edit(numbers: InstructionNumbers) -> str:
+    value = numbers.collateral_per_edit
+    return NOTHING if value is None else f"{value:.2f}"
 
 
 def _percent(part: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -160,11 +159,12 @@ def section(numbers: InstructionNumbers, gallery: Gallery, embedder: Embedder, s
 
 
 def _numbers(numbers: InstructionNumbers) -> list[tuple[str, str, str]]:
-    per_edit = numbers.collateral / numbers.count if numbers.count else math.nan
+    per_edit = numbers.collateral_per_edit
     success = ("Success", format_percent(numbers.success.percent), "edits in which every expected attribute is there")
     person = ("Same person", format_percent(numbers.same_person.percent), "identity above the threshold that 1 % of strangers pass")
-    collateral = ("Collateral", f"{per_edit:.2f}", "attributes per edit that changed unasked")
-    found = [person] if numbers.is_inversion else [success, person, collateral]
+    found = [person] if numbers.is_inversion else [success, person]
+    if per_edit is not None:
+        found.append(("Collateral", f"{per_edit:.2f}", "attributes per edit that changed unasked"))
     for score in SCORES:
         distribution = numbers.distributions[score.column]
         if distribution.count:

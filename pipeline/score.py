@@ -31,8 +31,8 @@ class EditScores:
     cosine of image and target text (torchmetrics' CLIPScore convention, negative values kept); `clip_directional` cosine of image
     change and text change (HyperEditor eq. 4; differs: from the aligned input, which is what the user sees; `clip_directional_inversion`
     is eq. 4 as printed). `success` says whether all that the instruction expects holds, None when it expects nothing. `flips` names the
-    attributes that changed unasked and `collateral` counts them; where `attributes_reliable` is False the instruction asks for a style
-    that the classifiers never learnt to read attributes and identities in.
+    attributes that changed unasked and `collateral` counts them, None where the pack has no attribute classifier; where
+    `attributes_reliable` is False the instruction asks for a style that the classifiers never learnt to read attributes and identities in.
     """
 
     psnr: float
@@ -46,7 +46,7 @@ class EditScores:
     clip_directional: float
     clip_directional_inversion: float
     success: bool | None
-    collateral: int
+    collateral: int | None
     flips: tuple[str, ...]
     attributes_reliable: bool
 
@@ -57,7 +57,7 @@ class ImageFeatures:
 
     unit_BCHW: Tensor  # in [0, 1]
     perceptual: PerceptualFeatures
-    clip_BE: Tensor  # unit length
+    embedding_BE: Tensor  # unit length; CLIP's where the pack has CLIP, else the identity network's
 
     def __len__(self) -> int:
         return int(self.unit_BCHW.shape[0])
@@ -70,29 +70,37 @@ class SourceFeatures:
     aligned: ImageFeatures
     inversion: ImageFeatures
     identity_BE: Tensor
-    probabilities_BA: Tensor
+    probabilities_BA: Tensor | None
 
 
 class Scorer:
     """Score edits with the perception networks of a pack and LPIPS; deterministic for given batches and thread count.
 
-    `features` names the features that LPIPS and the Frechet moments rest on: write it beside every number.
+    The pack needs an identity network. Without an attribute classifier success and collateral changes stay None, and without CLIP only
+    inversions can be scored, since an instruction is text. `features` names the features that LPIPS and the Frechet moments rest on:
+    write it beside every number.
     """
 
     def __init__(self, pack: Pack, *, device: str | torch.device = "cpu", allow_lpips_download: bool = False) -> None:
-        self.clip, self.identity, self.attributes = pack.clip(), pack.identity(), pack.attributes()
+        has = pack.info.networks
+        self.identity = pack.identity()
+        self.clip = pack.clip() if "clip" in has else None
+        self.attributes = pack.attributes() if "attributes" in has else None
         self.same_person_threshold = float(pack.info.networks["identity"].numbers["threshold_far1"])
-        self.judge = AttributeJudge(names=self.attributes.names, groups=self.attributes.groups)
+        self.judge = None if self.attributes is None else AttributeJudge(names=self.attributes.names, groups=self.attributes.groups)
         self.perceptual = PerceptualDistance(device=device, allow_download=allow_lpips_download)
+        seen_by = "identity network" if self.clip is None else "CLIP"
         self.features: Mapping[str, str] = {
             "lpips": self.perceptual.description,
-            "frechet": f"image embedding of the pack's CLIP, unit length (pack {pack.sha256[:12]})",
+            "frechet": f"image embedding of the pack's {seen_by}, unit length (pack {pack.sha256[:12]})",
         }
 
     def check(self, instructions: Iterable[Instruction]) -> None:
         """Raise ValueError when an instruction expects an attribute that the pack's classifier does not know."""
         for instruction in instructions:
             for name in instruction.expects:
+                if self.attributes is None:
+                    raise ValueError(f"instruction {instruction.name!r}: expects {name!r}, but this pack has no attribute classifier")
                 if name not in self.attributes.names:
                     nearest = difflib.get_close_matches(name, self.attributes.names, n=1, cutoff=0.0)[0]
                     raise ValueError(
@@ -105,12 +113,12 @@ class Scorer:
         """Prepare a batch of aligned inputs and their inversions (RGB in [-1, 1]); add the inputs to `moments`."""
         aligned = self._look(aligned_BCHW)
         if moments is not None:
-            moments.update(aligned.clip_BE)
+            moments.update(aligned.embedding_BE)
         return SourceFeatures(
             aligned=aligned,
             inversion=self._look(inversion_BCHW),
             identity_BE=self.identity(_clamped(aligned_BCHW)),
-            probabilities_BA=self.attributes.probabilities(_clamped(aligned_BCHW)),
+            probabilities_BA=None if self.attributes is None else self.attributes.probabilities(_clamped(aligned_BCHW)),
         )
 
     @torch.no_grad()
@@ -123,13 +131,11 @@ class Scorer:
         self.check([instruction])
         edited = self._look(edited_BCHW)
         if moments is not None:
-            moments.update(edited.clip_BE)
+            moments.update(edited.embedding_BE)
         columns = self._image_scores(source, edited) | self._text_scores(source, edited, instruction)
         columns["identity"] = (source.identity_BE * self.identity(_clamped(edited_BCHW))).sum(dim=-1)
         numbers = {name: values.double().cpu().tolist() for name, values in columns.items()}
-        after = self.attributes.probabilities(_clamped(edited_BCHW)).double().cpu().tolist()
-        before = source.probabilities_BA.double().cpu().tolist()
-        verdicts = [self.judge.verdict(old, new, instruction.expects) for old, new in zip(before, after, strict=True)]
+        verdicts = self._verdicts(source, edited_BCHW, instruction)
         rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
         return [self._row(row, verdict, instruction) for row, verdict in zip(rows, verdicts, strict=True)]
 
@@ -137,7 +143,7 @@ class Scorer:
     def inversion(self, source: SourceFeatures, *, moments: Moments | None = None) -> list[dict[str, float | bool]]:
         """Score the inversions themselves against the aligned inputs, in order; add them to `moments`."""
         if moments is not None:
-            moments.update(source.inversion.clip_BE)
+            moments.update(source.inversion.embedding_BE)
         images = self._image_scores(source, source.inversion)
         columns = {name: images[name] for name in ("psnr", "ssim", "lpips")}
         columns["identity"] = (source.identity_BE * self.identity(source.inversion.unit_BCHW * 2 - 1)).sum(dim=-1)
@@ -145,7 +151,15 @@ class Scorer:
         rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
         return [row | {"same_person": row["identity"] >= self.same_person_threshold} for row in rows]
 
-    def _row(self, number: Mapping[str, float], verdict: AttributeVerdict, instruction: Instruction) -> EditScores:
+    def _verdicts(self, source: SourceFeatures, edited_BCHW: Tensor, instruction: Instruction) -> list[AttributeVerdict | None]:
+        """Return what the attribute classifier says of each edit, None for each where there is no classifier."""
+        if self.attributes is None or self.judge is None or source.probabilities_BA is None:
+            return [None] * len(edited_BCHW)
+        after = self.attributes.probabilities(_clamped(edited_BCHW)).double().cpu().tolist()
+        before = source.probabilities_BA.double().cpu().tolist()
+        return [self.judge.verdict(old, new, instruction.expects) for old, new in zip(before, after, strict=True)]
+
+    def _row(self, number: Mapping[str, float], verdict: AttributeVerdict | None, instruction: Instruction) -> EditScores:
         return EditScores(
             psnr=number["psnr"],
             ssim=number["ssim"],
@@ -157,9 +171,9 @@ class Scorer:
             clip_score=number["clip_score"],
             clip_directional=number["clip_directional"],
             clip_directional_inversion=number["clip_directional_inversion"],
-            success=verdict.success,
-            collateral=len(verdict.flips),
-            flips=verdict.flips,
+            success=None if verdict is None else verdict.success,
+            collateral=None if verdict is None else len(verdict.flips),
+            flips=() if verdict is None else verdict.flips,
             attributes_reliable=reads_reliably(instruction.expects),
         )
 
@@ -168,7 +182,7 @@ class Scorer:
         return ImageFeatures(
             unit_BCHW=(image_BCHW + 1) / 2,
             perceptual=self.perceptual.features(image_BCHW),
-            clip_BE=F.normalize(self.clip.embed_images(image_BCHW), dim=-1),
+            embedding_BE=F.normalize((self.identity if self.clip is None else self.clip.embed_images)(image_BCHW), dim=-1),
         )
 
     def _image_scores(self, source: SourceFeatures, edited: ImageFeatures) -> dict[str, Tensor]:
@@ -182,12 +196,14 @@ class Scorer:
         }
 
     def _text_scores(self, source: SourceFeatures, edited: ImageFeatures, instruction: Instruction) -> dict[str, Tensor]:
+        if self.clip is None:
+            raise ValueError(f"instruction {instruction.name!r}: this pack has no CLIP, so no edit can be scored against its text")
         source_E, target_E = self.clip.embed_texts([instruction.source, instruction.target])
         change_E = target_E - source_E
         return {
-            "clip_score": 100 * F.cosine_similarity(edited.clip_BE, target_E[None]),
-            "clip_directional": _directional(source.aligned.clip_BE, edited.clip_BE, change_E),
-            "clip_directional_inversion": _directional(source.inversion.clip_BE, edited.clip_BE, change_E),
+            "clip_score": 100 * F.cosine_similarity(edited.embedding_BE, target_E[None]),
+            "clip_directional": _directional(source.aligned.embedding_BE, edited.embedding_BE, change_E),
+            "clip_directional_inversion": _directional(source.inversion.embedding_BE, edited.embedding_BE, change_E),
         }
 
 

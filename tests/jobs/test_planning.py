@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from models.instruction import InstructionError
 from pipeline.cluster import FEED_CPUS, Cluster, plan_pool
 from pipeline.config import ConfigError, EditConfig, TrackingConfig, WorkersConfig, config_hash, parse_config
 from pipeline.images import Limits
-from pipeline.plan import parse_instructions
+from pipeline.plan import JobPlan, make_plan, parse_instructions
 from pipeline.progress import Board, Counts, ProgressDisplay, Status, Total
 from pipeline.tracking import tracking_uri
+from tests.models.small_pack import write_small_pack
 
 BASE = ["--input", "in", "--output", "out", "--instructions", "smile: a face -> a smile"]
 INSTRUCTIONS = [{"name": "smile", "strength": 1.0}]
@@ -35,6 +37,39 @@ def test_lists_and_switches_are_written_as_people_write_them() -> None:
     config = parse_config([*BASE, "sad: a face -> a sad face @-0.5", "--keep", "original", "--dry_run", "--keep=latents", "--preview", "3"])
     assert config.instructions == ("smile: a face -> a smile", "sad: a face -> a sad face @-0.5")
     assert config.keep == ("original", "latents") and config.dry_run and config.preview == 3
+
+
+def plan_of(tmp_path: Path, *flags: str, without: tuple[str, ...]) -> JobPlan:
+    pack = write_small_pack(tmp_path / "pack", without=without)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "part-0.tar").write_bytes(b"")
+    where = ["--input", str(raw), "--output", str(tmp_path / "out"), "--pack", str(pack), "--tracking.enabled", "false"]
+    return make_plan(parse_config([*where, *flags]))
+
+
+SMILES = "- {name: smile, source: a face, target: a smiling face, expects: {smile: true}}\n"
+
+
+def test_an_imported_pack_needs_only_what_the_job_uses(tmp_path: Path) -> None:
+    lacking = ("clip", "attributes", "landmarks", "hypereditor")
+    official = plan_of(tmp_path, "--inverter", "hyperstyle", "--keep", "inversion", without=lacking)
+    assert official.instructions == () and set(official.pack.networks) >= {"generator", "hyperstyle"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "without", "said"),
+    [
+        (["--keep", "latents"], ("identity",), "lacks the network 'identity'; this job needs generator, identity$"),
+        (["--instructions", "smile: a face -> a smile"], ("clip",), "lacks the network 'clip'; this job needs generator, identity, clip$"),
+        (["--instructions", "FILE"], ("attributes",), "'smile': expects smile: the pack 'small' has no classifier for that"),
+    ],
+)
+def test_a_network_that_the_job_lacks_is_named(tmp_path: Path, flags: list[str], without: tuple[str, ...], said: str) -> None:
+    file = tmp_path / "smiles.yaml"
+    file.write_text(SMILES)
+    with pytest.raises((ConfigError, InstructionError), match=said):
+        plan_of(tmp_path, *(str(file) if flag == "FILE" else flag for flag in flags), without=without)
 
 
 def test_inline_instructions_have_name_texts_and_strength() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -63,8 +64,8 @@ CLASSES = {
 }
 
 
-def write_small_pack(folder: str | Path, seed: int = 0) -> Path:
-    """Write the pack and return its folder; the same seed gives the same bytes."""
+def write_small_pack(folder: str | Path, seed: int = 0, *, without: Collection[str] = ()) -> Path:
+    """Write the pack, but for the networks `without`, and return its folder; the same seed gives the same bytes."""
     start_pack(folder, name="small", domain="portraits", size=SIZE, licence="Apache-2.0", provenance={"weights": "random", "seed": seed})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -72,5 +73,6 @@ def write_small_pack(folder: str | Path, seed: int = 0) -> Path:
             module = CLASSES[name].from_config(config)
             numbers = {"threshold_far1": 0.5} if name == "identity" else {}
             extra = {"latent_avg": module.mean_latent(64)} if isinstance(module, Generator) else {}
-            write_network(folder, name, module, config=config, numbers=numbers, extra=extra)
+            if name not in without:
+                write_network(folder, name, module, config=config, numbers=numbers, extra=extra)
     return Path(folder)

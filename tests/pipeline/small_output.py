@@ -65,7 +65,7 @@ def scores_for(key: str, instruction: Instruction) -> EditScores:
 
 def write_shard(
     out: Path, name: str, keys: Sequence[str], *, failed: Sequence[FailedSample] = (), instructions: Sequence[Instruction] = INSTRUCTIONS,
-    painter: Painter = paint,
+    painter: Painter = paint, scores: Callable[[str, Instruction], EditScores] = scores_for,
 ) -> None:  # fmt: skip
     """Write one committed shard with everything that belongs to it."""
     storage, rows = Storage(str(out)), list[Row]()
@@ -81,7 +81,7 @@ def write_shard(
             moments.source.update(torch.randn(1, 3, generator=generator))
             for instruction in instructions:
                 members[f"{instruction.name}.png"] = encoded(painter(key, instruction.name))
-                edited = Edited(instruction=instruction, image_sha256="", scores=scores_for(key, instruction))
+                edited = Edited(instruction=instruction, image_sha256="", scores=scores(key, instruction))
                 rows.append(edit_row(key, f"{name}.tar", index, edited=edited, method=METHOD))
                 moments.edits[instruction.name].update(torch.randn(1, 3, generator=generator) + 0.5)
             writer.write(key, members)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from models.instruction import Instruction
 from pipeline.report import write_report
 from pipeline.sample import FailedSample
+from pipeline.score import EditScores
 from pipeline.storage import Storage
 from tests.pipeline.small_output import BLOND, INSTRUCTIONS, SMILE, commit, encoded, paint, scores_for, write_run, write_shard
 
@@ -164,6 +166,17 @@ def test_a_run_without_failures_says_so(tmp_path: Path) -> None:
     write_report(str(tmp_path))
     text = Page(tmp_path / "report.html").text
     assert "Nothing failed." in text and "1 edit of 1 portrait by 1 instruction" in text
+
+
+def test_without_a_classifier_it_says_that_nothing_was_judged(tmp_path: Path) -> None:
+    def unjudged(key: str, instruction: Instruction) -> EditScores:
+        return replace(scores_for(key, instruction), success=None, collateral=None, flips=())
+
+    write_run(tmp_path, [SMILE])
+    write_shard(tmp_path, "b-0", ["one", "two"], instructions=[SMILE], scores=unjudged)
+    write_report(str(tmp_path))
+    text = Page(tmp_path / "report.html").text
+    assert "Not measured." in text and "Nothing else changed." not in text
 
 
 def test_a_run_in_which_everything_failed_still_has_a_report(tmp_path: Path) -> None:

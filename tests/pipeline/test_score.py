@@ -172,6 +172,30 @@ def test_an_attribute_that_the_classifier_does_not_know_is_named(scorer: Scorer,
         scorer.edit(source, EDITED, wrong)
 
 
+def test_without_an_attribute_classifier_an_edit_is_scored_but_not_judged(tmp_path: Path, scores: list[EditScores]) -> None:
+    bare = Scorer(Pack.load(write_small_pack(tmp_path, without=("attributes", "landmarks"))))
+    plain = Instruction(name=SMILE.name, source=SMILE.source, target=SMILE.target)
+    found = bare.edit(bare.source(ALIGNED, INVERTED), EDITED, plain)
+    assert [row.clip_directional for row in found] == [row.clip_directional for row in scores]
+    assert all(row.success is None and row.collateral is None and row.flips == () for row in found)
+    with pytest.raises(ValueError, match="'smile': expects 'smile', but this pack has no attribute classifier"):
+        bare.check([SMILE])
+
+
+def test_without_clip_inversions_are_scored_alike_and_edits_refused(tmp_path: Path, scorer: Scorer, source: SourceFeatures) -> None:
+    few = Pack.load(write_small_pack(tmp_path, without=("attributes", "clip")))
+    bare, moments = Scorer(few), Moments.empty(16)
+    seen = bare.source(ALIGNED, INVERTED, moments=moments)
+    rows, known = bare.inversion(seen), scorer.inversion(source)
+    assert [{**row, "identity": 0, "same_person": 0} for row in rows] == [{**row, "identity": 0, "same_person": 0} for row in known]
+    same = (few.identity()(ALIGNED) * few.identity()(INVERTED)).sum(1)
+    assert [row["identity"] for row in rows] == pytest.approx(same.tolist(), abs=1e-5) and moments.count == 3
+    np.testing.assert_allclose(moments.total_E, seen.identity_BE.double().numpy().sum(0), atol=1e-5)
+    assert "identity network" in bare.features["frechet"] and "CLIP" in scorer.features["frechet"]
+    with pytest.raises(ValueError, match="'plain': this pack has no CLIP"):
+        bare.edit(seen, EDITED, PLAIN)
+
+
 def test_batches_of_different_length_are_refused(scorer: Scorer, source: SourceFeatures) -> None:
     with pytest.raises(ValueError, match="smile: 2 edited images for 3 sources"):
         scorer.edit(source, EDITED[:2], SMILE)
