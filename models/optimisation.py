@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ from models.stylegan2 import Generator
 
 OnStep = Callable[[int, int, Tensor], None]
 """Takes the picture-steps done, their number in all, and each picture's latest loss (B,), NaN before its first."""
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """An inverter that takes many steps per picture and tells of them."""
+
+    on_step: OnStep | None
 
 
 @dataclass(frozen=True, kw_only=True)

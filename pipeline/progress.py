@@ -30,9 +30,14 @@ class Counts:
     """Edited pictures."""
     failed: int = 0
     """Samples that went to quarantine."""
+    begun: float = 0.0
+    """What is done of the samples at hand, in samples: inverters that optimise take long over a batch."""
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(samples=self.samples + other.samples, images=self.images + other.images, failed=self.failed + other.failed)
+        return Counts(
+            samples=self.samples + other.samples, images=self.images + other.images, failed=self.failed + other.failed,
+            begun=self.begun + other.begun,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +58,15 @@ class Status:
 
     def describe(self) -> str:
         """Say images/s, failures and time left."""
-        if self.counts.samples == 0:
+        done = self.counts.samples + self.counts.begun
+        if done == 0:
             return "starting workers" if self.seconds == 0 else "first batch"
-        parts = [f"{self.counts.images / self.seconds:.1f} images/s", f"{self.counts.failed} failed"]
+        first = self.counts.samples == 0
+        rate = f"first batch, {done:.1f} inverted" if first else f"{self.counts.images / self.seconds:.1f} images/s"
+        parts = [rate, f"{self.counts.failed} failed"]
         if self.total:
-            left = max(self.total.samples - self.counts.samples, 0)
-            parts.append(f"{_duration(left * self.seconds / self.counts.samples)} left" if left else "all edited")
+            left = max(self.total.samples - done, 0)
+            parts.append(f"{_duration(left * self.seconds / done)} left" if left else "all edited")
         return ", ".join(parts)
 
     def line(self) -> str:

@@ -152,7 +152,7 @@ class StreamWorker:
             os._exit(LOST_DEVICE_EXIT)
 
     def _report(self, shard: str, opened: Opened, counts: Counts) -> None:
-        if counts.samples == 0:
+        if counts == Counts():
             self._board.open.remote(shard, opened.samples)
         else:
             self._board.report.remote(shard, counts)

@@ -5,13 +5,18 @@ Batches are formed inside a shard and in its order, so what is written does not 
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from models.inverters import Inverter
+from models.optimisation import Stepwise
 from models.pack import Pack
 from pipeline.batch import BatchResult, Finished, Methods, load_methods, run_batch
 from pipeline.config import ConfigError
@@ -23,6 +28,8 @@ from pipeline.progress import Counts
 from pipeline.sample import FailedSample, ShardFailure
 from pipeline.settings import ShardResult, WorkerSettings
 from pipeline.shards import QuarantineWriter, ShardWriter
+
+STEPS_INTERVAL_S = 1.0
 
 
 def prepare(settings: WorkerSettings) -> Methods:
@@ -71,7 +78,8 @@ def edit_shard(
         with files:
             for batch in _batches(clock, settings.batch_size, files=files, alone=frozenset(attempt.suspects)):
                 attempt.mark([ready.sample.index for ready in batch], alone=len(batch) == 1)
-                files.add(run_batch(batch, methods=methods, wish=settings.wish))
+                with _steps_told(methods.inverter, functools.partial(_report_begun, report, opened, files.counts, len(batch))):
+                    files.add(run_batch(batch, methods=methods, wish=settings.wish))
                 report(opened, files.counts)
         committed = files.commit(identity, opened.damage)
     counts = files.counts if committed else _counts_of(attempt)
@@ -86,6 +94,31 @@ def edit_shard(
         seconds=time.monotonic() - start,
         waited_s=clock.seconds,
     )
+
+
+@contextmanager
+def _steps_told(inverter: Inverter, told: Callable[[float], None]) -> Iterator[None]:
+    """Tell what share of a batch's steps is done, once a second at most, while an inverter that optimises works on it."""
+    if not isinstance(inverter, Stepwise):
+        yield
+        return
+    last = time.monotonic()
+
+    def on_step(done: int, total: int, _: Tensor) -> None:
+        nonlocal last
+        if time.monotonic() - last >= STEPS_INTERVAL_S:
+            last = time.monotonic()
+            told(done / total)
+
+    inverter.on_step = on_step
+    try:
+        yield
+    finally:
+        inverter.on_step = None
+
+
+def _report_begun(report: Report, opened: Opened, counts: Counts, batch: int, share: float) -> None:
+    report(opened, replace(counts, begun=batch * share))
 
 
 def _counts_of(attempt: Attempt) -> Counts:

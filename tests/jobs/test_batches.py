@@ -19,6 +19,7 @@ from models.instruction import Instruction
 from models.inverters import Inverter
 from models.pack import Pack
 from models.state import GeneratorState
+from pipeline import worker
 from pipeline.align import Aligner
 from pipeline.batch import Finished, Methods, load_methods, run_batch
 from pipeline.feed import Opened, Ready, read_shard
@@ -223,6 +224,22 @@ def test_a_shard_has_the_same_bytes_however_it_arrives(small: World, aligner: Al
     records = [read_record(Storage(str(tmp_path / name)), "part-0") for name in ("a", "b")]
     assert records[0] is not None and records[0] == records[1]
     assert set(records[0].files) == {"shards/part-0.tar", "manifests/part-0.parquet", "moments/part-0.npz", "quarantine/part-0.tar"}
+
+
+def test_an_inverter_that_optimises_tells_how_far_its_batch_is(
+    small: World, aligner: Aligner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STEPS_INTERVAL_S", 0.0)
+    told: list[Counts] = []
+    with Output(str(tmp_path)) as output, Attempt(str(tmp_path), "part-0", run_id=output.run_id) as attempt:
+        chosen = replace(settings(small, tmp_path, output.run_id, batch_size=3), inverter="w_projection", inverter_settings={"steps": 3})
+        methods = prepare(chosen)
+        edit_shard(
+            read_shard(shard_task(small), aligner), attempt, methods=methods, settings=chosen, report=lambda _, counts: told.append(counts)
+        )
+    assert list(dict.fromkeys((counts.samples, counts.begun) for counts in told))[:5] == [(0, 0), (0, 1), (0, 2), (0, 3), (3, 0)]
+    assert told[-1].samples == 6 and told[-1].begun == 0
+    assert methods.inverter.on_step is None  # type: ignore[attr-defined]
 
 
 def test_a_shard_that_is_committed_is_not_edited_again(small: World, aligner: Aligner, tmp_path: Path) -> None:

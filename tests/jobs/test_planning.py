@@ -171,6 +171,13 @@ def test_a_status_tells_speed_failures_and_time_left() -> None:
     assert slow.line() == "edit: 1/101 samples, 0.0 images/s, 0 failed, 2h46m left"
 
 
+def test_a_status_counts_what_is_begun_of_a_long_batch() -> None:
+    first = Status(counts=Counts(begun=1.5), seconds=30, total=Total(samples=16, exact=True))
+    assert first.line() == "edit: 0/16 samples, first batch, 1.5 inverted, 0 failed, 4m50s left"
+    later = Status(counts=Counts(samples=8, images=8, begun=2), seconds=100, total=Total(samples=20, exact=True))
+    assert later.line() == "edit: 8/20 samples, 0.1 images/s, 0 failed, 1m40s left"
+
+
 def test_without_a_terminal_progress_is_one_line_at_a_time() -> None:
     stream = io.StringIO()
     with ProgressDisplay(lambda: Status(counts=Counts(samples=2, images=2), seconds=1, total=Total(samples=2, exact=True)), stream=stream):
