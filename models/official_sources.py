@@ -79,13 +79,17 @@ METHODS: Mapping[str, Sequence[str]] = {
     "inverter w_projection": ("generator", "identity"),
     "inverter wplus_projection": ("generator", "identity"),
     "inverter pti": ("generator", "identity"),
-    "inverter gani": ("generator", "e4e", "identity", "parser"),
+    "inverter gani": ("generator", "e4e", "identity"),
+    "gani's parsing term": ("parser",),
     "editor hypereditor": ("generator", "w_encoder", "hypereditor", "clip"),
     "editor clipinverter": ("generator", "e4e", "clip_adapter", "clip_remapper", "clip"),
     "editor styleclip_mapper": ("generator", "e4e", "styleclip_mapper"),
-    "job edit_dataset": ("generator", "clip", "identity", "attributes", "landmarks"),
+    "job edit_dataset, inversions": ("generator", "identity"),
+    "job edit_dataset, instructions": ("generator", "identity", "clip"),
+    "success and side effects of edits": ("attributes",),
+    "landmarks without the extra faces": ("landmarks",),
 }
-"""The networks that each inverter, editor and job reads."""
+"""The networks that each inverter, editor and job, and some parts of them, read."""
 
 
 def missing(names: Collection[str]) -> dict[str, list[str]]:

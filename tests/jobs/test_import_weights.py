@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -20,6 +21,10 @@ from models.official_perception import ArcFace
 from models.official_sources import ELSEWHERE, METHODS, ORIGINS
 from models.pack import Pack
 from models.stylegan2 import Generator
+from pipeline.batch import Finished, load_methods, run_batch
+from pipeline.feed import Ready
+from pipeline.sample import Sample
+from pipeline.settings import Wish
 from tests.commands import Command, Ended
 from tests.models import official_files as made
 
@@ -93,11 +98,22 @@ def test_everything_at_once(tmp_path: Path, command: Command) -> None:
     face = torch.rand(2, 3, 64, 64)
     assert torch.equal(pack.identity()(face), arcface(face)), "the pack's identity network is ArcFace"
     check_inverters(pack)
+    check_pipeline(pack)
     said = ended.err
     assert "e4e.pt: generator, e4e (trained with encoder_type Encoder4Editing, stylegan_size 64)" in said
     assert "inverter hyperstyle: complete" in said and "inverter restyle_e4e: lacks restyle_e4e" in said
     assert "missing restyle_e4e: restyle_e4e_ffhq_encode.pt" in said and "yuval-alaluf/restyle-encoder; licence: MIT" in said
     assert ended.result["missing"]["editor hypereditor"] == ["clip"]  # type: ignore[index]
+
+
+def check_pipeline(pack: Pack) -> None:
+    """The pipeline inverts and scores pictures with the pack, which has neither CLIP nor attribute classifier nor landmarks."""
+    methods = load_methods(pack, inverter="hyperstyle", editor=None, device="cpu")
+    picture = np.full((64, 64, 3), 90, dtype=np.uint8)
+    sample = Sample(key="a", shard="a-0", index=0, members={"png": b"", "json": b"{}"}, image_ext="png")
+    (found,) = run_batch([Ready(sample=sample, aligned_HWC=picture)], methods=methods, wish=Wish(instructions=(), keep=frozenset())).samples
+    assert isinstance(found, Finished), found
+    assert found.rows[0]["identity"] is not None and "collateral" not in found.rows[0]
 
 
 def check_inverters(pack: Pack) -> None:
