@@ -2,10 +2,12 @@
 
     python jobs/evaluate.py --suite pack --pack packs/portraits64
     python jobs/evaluate.py --suite inversion --output out/inversion
+    python jobs/evaluate.py --suite strengths --instructions configs/instructions/portraits.yaml
 
 `pack`: landmarks, attribute classifier, inversion and editing on raw portraits of people that no network was trained on. `inversion`: all
-inverters of the pack on such portraits, with times, plots and what can be edited after, as a page in `--output` and an MLflow run. The last
-thing printed is the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. Exit codes: 0 done, 2 wrong arguments.
+inverters of the pack on such portraits, with times, plots and what can be edited after, as a page in `--output` and an MLflow run.
+`strengths`: how strongly each instruction should be applied, chosen on people that no other suite measures on. The last thing printed is
+the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. Exit codes: 0 done, 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from pathlib import Path
 import jsonargparse
 import torch
 
-from evaluation import inversion_run, inversion_suite, pack_suite
+from evaluation import inversion_run, inversion_suite, pack_suite, strengths
 from models.instruction import InstructionError, load_instructions
 from models.pack import Pack, PackError
 from pipeline.config import ConfigError, TrackingConfig
 from pipeline.registry import resolve_pack
 from pipeline.training_run import end_run, open_run
 
-SUITES = (pack_suite.NAME, inversion_suite.NAME)
+SUITES = (pack_suite.NAME, inversion_suite.NAME, strengths.NAME)
 FIGURES = "figures.json"
 
 
@@ -35,11 +37,12 @@ class Options:
     """What to measure.
 
     Args:
-        suite: One of: pack, inversion.
+        suite: One of: pack, inversion, strengths.
         pack: Folder or URL of the pack, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry.
         tracking_uri: MLflow server or database with that registry and for the runs of suite inversion; by default MLFLOW_TRACKING_URI.
         instructions: YAML file of the instructions to measure.
-        pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion.
+        pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion. For suite strengths: validation portraits
+            of each instruction, by default 150.
         edits: Held-out portraits per instruction.
         inverter: Inverter to measure in suite pack.
         inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
@@ -87,6 +90,12 @@ def evaluate(options: Options) -> dict[str, object]:
     pack = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri))
     if options.suite == inversion_suite.NAME:
         return {"suite": options.suite, "pack": pack.sha256, **_inversion(pack, options)}
+    if options.suite == strengths.NAME:
+        chosen = strengths.choose(
+            pack, load_instructions(options.instructions), say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
+            inverter=options.inverter,
+        )  # fmt: skip
+        return {"suite": options.suite, "pack": pack.sha256, "instructions": chosen}
     figures = pack_suite.measure(
         pack, load_instructions(options.instructions), editor=options.editor, inverter=options.inverter,
         pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,

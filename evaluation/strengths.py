@@ -1,0 +1,57 @@
+"""Suite `strengths`: the strength of every instruction, chosen on people that are neither trained on nor held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from models.hypereditor import HyperEditor
+from models.instruction import Instruction
+from models.pack import Pack
+from training.data import VALIDATION
+from training.edits import Judges, measure
+
+NAME = "strengths"
+STRENGTHS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.4)
+PICTURES = 150
+TOLERANCE = 0.01
+"""By how much less than the best a weaker strength may reach and still be chosen: what it leaves alone is worth it."""
+Say = Callable[[str], None]
+Numbers = dict[str, float]
+
+
+def choose(
+    pack: Pack, instructions: Sequence[Instruction], *, say: Say, strengths: Sequence[float] = STRENGTHS, pictures: int = PICTURES,
+    editor: str = "hypereditor", inverter: str = "e4e",
+) -> dict[str, object]:  # fmt: skip
+    """Return for every instruction the chosen strength and what each strength reaches on validation people.
+
+    Edits of attributes are chosen by how many succeed on what is still the same person, edits of style by how many succeed: the identity
+    network has never seen a style. Raises PackError where the pack lacks the editor or the inverter.
+    """
+    judges, net = Judges.of(pack, inverter=inverter), pack.network(editor, HyperEditor)
+    tried: dict[float, dict[str, Numbers]] = {}
+    for strength in sorted(strengths):
+        say(f"strength {strength:g}")
+        scaled = [replace(instruction, strength=strength) for instruction in instructions]
+        tried[strength] = measure(net, judges=judges, instructions=scaled, pictures=pictures, seed=VALIDATION + 7)
+    found: dict[str, object] = {}
+    for instruction in instructions:
+        figures = {strength: by_name[instruction.name] for strength, by_name in tried.items()}
+        best = weakest_good({strength: numbers[criterion(numbers)] for strength, numbers in figures.items()})
+        wanted = ("success", "same_person", "success_same_person", "identity", "collateral")
+        rows = {f"{strength:g}": {name: round(numbers[name], 4) for name in wanted} for strength, numbers in figures.items()}
+        found[instruction.name] = {"strength": best, "validation": rows}
+        say(f"{instruction.name}: {best:g} ({', '.join(f'{name} {value:.3f}' for name, value in rows[f'{best:g}'].items())})")
+    return found
+
+
+def criterion(numbers: Numbers) -> str:
+    """Return the figure by which strengths of such an edit are compared."""
+    return "success" if numbers["style"] > 0.5 else "success_same_person"
+
+
+def weakest_good(reached: dict[float, float]) -> float:
+    """Return the smallest strength that reaches as much as the best one, within the tolerance."""
+    most = max(reached.values())
+    return min(strength for strength, value in reached.items() if value >= most - TOLERANCE)
