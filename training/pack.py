@@ -114,10 +114,10 @@ def recipe(scale: float = 1.0) -> Recipe:
         "hypereditor": Stage(network="hypereditor", settings=HyperEditorConfig(), needs=edited),
         "w_encoder": Stage(network="w_encoder", settings=WEncoderConfig(), needs=encoded),
         "hyperstyle": Stage(network="hyperstyle", settings=HyperStyleConfig(), needs={**encoded, "w_encoder": "w_encoder"}),
-        "restyle_e4e": Stage(network="restyle_e4e", settings=ReStyleConfig(), needs=encoded),
+        "restyle_e4e": Stage(network="restyle_e4e", settings=ReStyleConfig(), needs={**encoded, "e4e": "e4e"}),
         "psp": Stage(network="psp", settings=PspConfig(), needs=encoded),
         "parser": Stage(network="parser", settings=ParserConfig()),
-        "restyle_psp": Stage(network="restyle_psp", settings=ReStylePspConfig(), needs=encoded),
+        "restyle_psp": Stage(network="restyle_psp", settings=ReStylePspConfig(), needs={**encoded, "psp": "psp"}),
         "directional": Stage(network="hypereditor", settings=ablation, needs=edited, ablation=True),
         "global": Stage(network="hypereditor", settings=replace(ablation, loss="global"), needs=edited, ablation=True),
     }

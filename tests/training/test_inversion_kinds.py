@@ -18,7 +18,7 @@ from training.group import Group
 from training.inversion import Batch, InversionObjective
 from training.kinds.e4e import EncoderObjective
 from training.kinds.hyperstyle import HyperStyleConfig, HyperStyleObjective
-from training.kinds.restyle_e4e import ReStyleConfig, ReStyleObjective
+from training.kinds.restyle_e4e import ReStyleConfig, ReStyleObjective, take_trunk
 from training.objective import Setting, SettingError, build_objective
 from training.run import Training, open_setting
 from training.share import shares
@@ -129,6 +129,21 @@ def test_psp_is_drawn_to_the_mean_latent_and_e4e_is_not() -> None:
         at_mean, away = objective.closeness(mean), objective.closeness(mean + 1.0)
         assert (away > at_mean) == (network == "psp")
         assert (objective.closeness(mean + torch.randn_like(mean)) > at_mean).all()
+
+
+def test_restyle_begins_with_the_trunk_of_the_encoder_and_sees_what_it_sees() -> None:
+    shape = {"size": 64, "style_dim": 16, "input_size": 64, "widths": (8, 8, 12, 16), "depths": (1, 1, 1, 1), "style_width": 8}
+    encoder, net, wider = (
+        kind.from_config({**shape, **more}).eval()
+        for kind, more in ((Encoder4Editing, {}), (ReStyleEncoder, {}), (ReStyleEncoder, {"widths": (10, 8, 12, 16)}))
+    )
+    image, seen = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    take_trunk(net, encoder)
+    with torch.no_grad():
+        assert torch.equal(net(image, seen)[:, :3], encoder(image)[:, :3])
+        before = wider.state_dict()["body.0.res_layer.1.weight"].clone()
+        take_trunk(wider, encoder)
+        assert torch.equal(wider.state_dict()["body.0.res_layer.1.weight"], before)
 
 
 def test_wrong_settings_of_restyle_are_refused() -> None:

@@ -14,11 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.encoders import COARSE_SLOTS, Encoder4Editing
 from models.inverters import ITERATIONS, Inverter, ReStyleInverter, pooled
 from models.restyle import ReStyleEncoder
 from training.inversion import Batch
 from training.kinds.e4e import EncoderConfig, EncoderObjective, encoder_shape
 from training.objective import Kind, Setting
+
+FIRST = "input_layer.0.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,11 @@ class ReStyleConfig(EncoderConfig):
     """Looks at each picture in training."""
     passes: int = ITERATIONS
     """Looks that the numbers are measured with."""
+    warm: bool = True
+    """Whether to begin with the trunk of the pack's encoder of that kind, where it has one: its authors begin with one trained on faces."""
     steps: int = 1200
     batch: int = 12
+    rate: float = 1e-3
     mean: float = 0.0
     """Weight of the distance from the mean latent."""
     seed: int = 64
@@ -45,16 +51,21 @@ class ReStyleObjective(EncoderObjective):
     """The losses of e4e or pSp at every look."""
 
     def __init__(self, config: ReStyleConfig, setting: Setting) -> None:
+        self.restyle = config  # before the net is built
         super().__init__(config, setting)
-        self.restyle, self.mean_weight = config, config.mean
+        self.mean_weight = config.mean
         generator = self.frozen.generator
         self.mean_BLD = generator.repeat(self.frozen.mean_latent[None])
         with torch.no_grad():
             self.mean_picture = generator.synthesis(self.mean_BLD)
 
     def build(self) -> nn.Module:
-        """Make the untrained encoder."""
-        return ReStyleEncoder.from_config(self.network_config())
+        """Make the encoder, with the trunk of the one-look encoder where there is one."""
+        net = ReStyleEncoder.from_config(self.network_config())
+        pack, name = self.setting.needed("ReStyle's training"), self.config.kind
+        if self.restyle.warm and name in pack.info.networks:
+            take_trunk(net, pack.network(name, Encoder4Editing))
+        return net
 
     def inverter(self) -> Inverter:
         """Return the encoder that looks several times."""
@@ -91,6 +102,23 @@ class ReStyleObjective(EncoderObjective):
         """Return the encoder's shape."""
         config = self.config
         return encoder_shape(config, self.frozen.generator) | {"style_width": config.style_width, "shared": config.kind == "e4e"}
+
+
+@torch.no_grad()
+def take_trunk(net: ReStyleEncoder, encoder: Encoder4Editing) -> None:
+    """Copy an encoder's trunk and its coarse style blocks, which see the same map; the reconstruction counts for nothing yet.
+
+    With that, the first look is the encoder's, but for the slots that it reads from finer maps. An encoder of other widths is left alone.
+    """
+    parts = ("input_layer", "body", *(f"styles.{slot}" for slot in range(COARSE_SLOTS)))
+    known = {key: value for key, value in encoder.state_dict().items() if key.startswith(tuple(f"{part}." for part in parts))}
+    widened = torch.zeros_like(net.input_layer[0].weight)
+    if widened.shape[0] == known[FIRST].shape[0]:
+        widened[:, :3] = known[FIRST]
+    shapes = {key: value.shape for key, value in net.state_dict().items()}
+    known[FIRST] = widened
+    if all(shapes.get(key) == value.shape for key, value in known.items()):
+        net.load_state_dict(known, strict=False)
 
 
 KIND = Kind(

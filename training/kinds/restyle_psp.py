@@ -14,7 +14,7 @@ class ReStylePspConfig(ReStyleConfig):
     """Settings of the training of ReStyle over pSp."""
 
     kind: Literal["e4e", "w", "psp"] = "psp"
-    steps: int = 1000
+    steps: int = 1200
     code: float = 1.0
     delta: float = 0.0
     mean: float = 5e-4
