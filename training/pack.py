@@ -115,7 +115,7 @@ def recipe(scale: float = 1.0) -> Recipe:
         "w_encoder": Stage(network="w_encoder", settings=WEncoderConfig(), needs=encoded),
         "hyperstyle": Stage(network="hyperstyle", settings=HyperStyleConfig(), needs={**encoded, "w_encoder": "w_encoder"}),
         "restyle_e4e": Stage(network="restyle_e4e", settings=ReStyleConfig(), needs={**encoded, "e4e": "e4e"}),
-        "psp": Stage(network="psp", settings=PspConfig(), needs=encoded),
+        "psp": Stage(network="psp", settings=PspConfig(), needs={**encoded, "e4e": "e4e"}),
         "parser": Stage(network="parser", settings=ParserConfig()),
         "restyle_psp": Stage(network="restyle_psp", settings=ReStylePspConfig(), needs={**encoded, "psp": "psp"}),
         "directional": Stage(network="hypereditor", settings=ablation, needs=edited, ablation=True),

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.encoders import Encoder4Editing
 from models.pack import Pack
+from models.restyle import ReStyleEncoder
 from portraits import render_aligned, sample_parameters
 from tests.training.small_kinds import PACK, SMALL, frozen, objective_of, train
 from training.data import seeded

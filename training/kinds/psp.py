@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
+from models.encoders import COARSE_SLOTS, Encoder4Editing, PspEncoder
 from training.kinds.e4e import EncoderConfig, EncoderObjective
 from training.objective import Kind, Setting
 
@@ -19,7 +22,10 @@ class PspConfig(EncoderConfig):
     """Settings of pSp's training: the picture is looked at on every other step."""
 
     kind: Literal["e4e", "w", "psp"] = "psp"
-    steps: int = 2200
+    warm: bool = True
+    """Whether to begin with the pack's e4e, where it has one of the same shape, in place of a trunk trained on faces (as the authors do)."""
+    steps: int = 1100
+    rate: float = 1e-3
     batch: int = 16
     code: float = 1.0
     delta: float = 0.0
@@ -33,8 +39,21 @@ class PspObjective(EncoderObjective):
     """Picture and identity through the frozen generator, close to the mean latent."""
 
     def __init__(self, config: PspConfig, setting: Setting) -> None:
+        self.psp = config  # before the net is built
         super().__init__(config, setting)
         self.mean_weight = config.mean
+
+    def build(self) -> nn.Module:
+        """Make the encoder, with the weights of e4e where there is one: the same trunk; slots that said differences learn to stand alone."""
+        net, pack = super().build(), self.setting.needed("pSp's training")
+        if self.psp.warm and "e4e" in pack.info.networks:
+            known = pack.network("e4e", Encoder4Editing).state_dict()
+            if {key: value.shape for key, value in known.items()} == {key: value.shape for key, value in net.state_dict().items()}:
+                assert isinstance(net, PspEncoder)
+                net.load_state_dict(known)
+                for slot in range(1, COARSE_SLOTS):
+                    net.styles[slot].load_state_dict(net.styles[0].state_dict())
+        return net
 
 
 KIND = Kind(

@@ -35,7 +35,7 @@ class ReStyleConfig(EncoderConfig):
     """Looks that the numbers are measured with."""
     warm: bool = True
     """Whether to begin with the trunk of the pack's encoder of that kind, where it has one: its authors begin with one trained on faces."""
-    steps: int = 1200
+    steps: int = 900
     batch: int = 12
     rate: float = 1e-3
     mean: float = 0.0

@@ -14,7 +14,7 @@ class ReStylePspConfig(ReStyleConfig):
     """Settings of the training of ReStyle over pSp."""
 
     kind: Literal["e4e", "w", "psp"] = "psp"
-    steps: int = 1200
+    steps: int = 800
     code: float = 1.0
     delta: float = 0.0
     mean: float = 5e-4
