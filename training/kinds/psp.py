@@ -23,7 +23,7 @@ class PspConfig(EncoderConfig):
 
     kind: Literal["e4e", "w", "psp"] = "psp"
     warm: bool = True
-    """Whether to begin with the pack's e4e, where it has one of the same shape, in place of a trunk trained on faces (as the authors do)."""
+    """Whether to begin with the pack's e4e, where it has one of the same shape, in place of the authors' trunk trained on faces."""
     steps: int = 1100
     rate: float = 1e-3
     batch: int = 16
@@ -44,7 +44,7 @@ class PspObjective(EncoderObjective):
         self.mean_weight = config.mean
 
     def build(self) -> nn.Module:
-        """Make the encoder, with the weights of e4e where there is one: the same trunk; slots that said differences learn to stand alone."""
+        """Make the encoder, with the weights of e4e where there is one: slots that said differences learn to stand alone."""
         net, pack = super().build(), self.setting.needed("pSp's training")
         if self.psp.warm and "e4e" in pack.info.networks:
             known = pack.network("e4e", Encoder4Editing).state_dict()
