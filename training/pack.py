@@ -21,7 +21,7 @@ from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.pack import Pack, add_file, start_pack, write_network
 from models.pack_format import INDEX
-from pipeline.lock import OutputError
+from pipeline.lock import WORK, OutputError
 from training.data import HELD_OUT, VALIDATION
 from training.edits import Judges, measure, summary
 from training.group import Group
@@ -46,7 +46,8 @@ from training.watch import Recorder
 
 LICENCE = "Apache-2.0 (trained by this project on its own renders)"
 HEAD: Mapping[str, object] = {"name": "portraits64", "domain": "portraits", "size": 64, "licence": LICENCE}
-HYPEREDITOR_DETAILS, STRENGTHS, DONE = "hypereditor.json", "strengths.json", "done"
+HYPEREDITOR_DETAILS, STRENGTHS, BEGUN, DONE = "hypereditor.json", "strengths.json", "begun", "done"
+REPLACED = "replaced"
 ABLATION_STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
 # What a shortened recipe shortens, and down to what.
 LEAST = {"steps": 3, "pairwise_steps": 3, "pictures": 200, "pairs": 200, "people": 200, "empty": 20, "merges": 200, "measured": 60}
@@ -152,8 +153,12 @@ def run_stage(
     threads: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Run one stage or go on with it, until `should_stop` says so; the stages that it needs must be done."""
+    """Run one stage or go on with it, until `should_stop` says so; the stages that it needs must be done.
+
+    What an earlier recipe left in its folder is moved to `replaced/` in the work folder, and the stage begins anew.
+    """
     stage, out = plan.stages[name], work / name
+    set_aside(plan, name, work)
     base = _base(stage, out, work)
     training = Training(
         network=stage.network, settings=stage.settings, output=str(out), loop=LoopConfig(log_every=50, checkpoint_every=500),
@@ -168,6 +173,21 @@ def run_stage(
         (out / STRENGTHS).write_text(json.dumps(compared, indent=1) + "\n")
     (out / DONE).write_text(plan.fingerprint(name))
     return result
+
+
+def set_aside(plan: Recipe, name: str, work: Path) -> None:
+    """Move away what a stage trained with other settings, its own or of a stage that it needs, and note those of now."""
+    out, now = work / name, plan.fingerprint(name)
+    marks = {path.read_text() for path in (out / BEGUN, out / DONE) if path.is_file()}
+    if marks - {now}:
+        old = work / REPLACED / f"{name}-{min(marks - {now})[:8]}"
+        shutil.rmtree(old, ignore_errors=True)
+        old.mkdir(parents=True)
+        for path in out.iterdir():
+            if path.name != WORK:  # the command holds its lock there
+                path.rename(old / path.name)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / BEGUN).write_text(now)
 
 
 def chosen_of(stage: Stage) -> tuple[Instruction, ...]:

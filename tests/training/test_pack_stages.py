@@ -17,7 +17,7 @@ from pipeline.lock import OutputError
 from tests.training.small_kinds import SMALL, frozen
 from training.kinds.identity import IdentityConfig
 from training.objective import Setting, build_objective, kind_of
-from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe, settle
+from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe, set_aside, settle
 from training.run import PACK, RESULT
 
 NAMES = tuple(recipe().stages)
@@ -74,6 +74,23 @@ def test_a_result_counts_only_for_its_own_settings(tmp_path: Path) -> None:
     (tmp_path / "identity" / DONE).write_text(plan.fingerprint("identity"))
     assert plan.is_done("identity", tmp_path) and not plan.is_done("e4e", tmp_path)
     assert not changed(plan, "identity", IdentityConfig(rate=1.0)).is_done("identity", tmp_path)
+
+
+def test_what_an_earlier_recipe_left_is_set_aside_and_what_this_one_left_stays(tmp_path: Path) -> None:
+    plan, out = recipe(), tmp_path / "identity"
+    set_aside(plan, "identity", tmp_path)
+    (out / ".work").mkdir()
+    (out / "checkpoints").mkdir()
+    set_aside(plan, "identity", tmp_path)
+    assert (out / "checkpoints").is_dir() and not (tmp_path / "replaced").exists()
+    other = changed(plan, "identity", IdentityConfig(steps=7))
+    set_aside(other, "identity", tmp_path)
+    assert {path.name for path in out.iterdir()} == {".work", "begun"}
+    (old,) = (tmp_path / "replaced").iterdir()
+    assert old.name == f"identity-{plan.fingerprint('identity')[:8]}" and (old / "checkpoints").is_dir()
+    (out / DONE).write_text(other.fingerprint("identity"))
+    set_aside(plan, "identity", tmp_path)
+    assert not plan.is_done("identity", tmp_path) and len(list((tmp_path / "replaced").iterdir())) == 2
 
 
 def test_a_shortened_recipe_has_the_same_stages_with_less_to_do() -> None:

@@ -112,7 +112,7 @@ def take_trunk(net: ReStyleEncoder, encoder: Encoder4Editing) -> None:
     """
     parts = ("input_layer", "body", *(f"styles.{slot}" for slot in range(COARSE_SLOTS)))
     known = {key: value for key, value in encoder.state_dict().items() if key.startswith(tuple(f"{part}." for part in parts))}
-    widened = torch.zeros_like(net.input_layer[0].weight)
+    widened = torch.zeros_like(net.get_parameter(FIRST))
     if widened.shape[0] == known[FIRST].shape[0]:
         widened[:, :3] = known[FIRST]
     shapes = {key: value.shape for key, value in net.state_dict().items()}
