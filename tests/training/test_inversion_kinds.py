@@ -112,7 +112,7 @@ def test_the_passes_follow_the_phases() -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"shared": False}, {"block": "separable"}, {"kernel_size": 3}, {"phases": ((2, 1),), "passes": 1}],
+    [{"layers": (3, 5, 6)}, {"shared": False}, {"block": "separable"}, {"kernel_size": 3}, {"phases": ((2, 1),), "passes": 1}],
     ids=lambda more: "-".join(more),
 )
 def test_every_ablation_of_hyperstyle_trains(more: dict[str, object]) -> None:

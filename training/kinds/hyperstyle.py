@@ -1,8 +1,8 @@
 """Train HyperStyle: weight offsets that move the generator from the W encoder's inversion of a picture to the picture itself.
 
 A few passes per batch: each looks at the picture beside its present reconstruction, adds to the offsets (HyperStyle eq. 6), and has a
-loss of its own, L2 + 0.8 LPIPS + 0.1 identity (eq. 7); gradients are cut between passes. Encoder and generator are frozen.
-Differs: the passes grow with the phases of the training (5 throughout in the paper), because a pass costs as much as a step of one
+loss of its own, L2 + 0.8 LPIPS + identity (eq. 7); gradients are cut between passes. Encoder and generator are frozen.
+Differs: identity weighs 0.5 in place of 0.1, as in this domain's encoders; the passes grow with the phases of the training (5 throughout in the paper), because a pass costs as much as a step of one
 pass, and early steps are spent better on pictures than on refinement; no toRGB layer has offsets, as in the released model; where no
 pretrained AlexNet is on the machine, LPIPS rests on a random one (models/perceptual.py).
 """
@@ -36,6 +36,8 @@ class HyperStyleConfig:
     """What layers without the shared block have; the separable one is an ablation."""
     shared: bool = True
     """Whether the widest layers share one generator of kernels."""
+    layers: Sequence[int] | None = None
+    """Output indices of the layers that get offsets; by default all but toRGB (coarse, medium and fine in HyperStyle's Table 3)."""
     kernel_size: int = 1
     """Width of the shared kernels: 3 as released, 1 as in the paper."""
     plain_kernel_size: int = 1
@@ -44,7 +46,7 @@ class HyperStyleConfig:
     depths: Sequence[int] = (1, 1, 1, 1)
     inner: int = 64
     shared_inner: int = 48
-    phases: Sequence[tuple[int, int]] = ((600, 1), (600, 5))
+    phases: Sequence[tuple[int, int]] = ((600, 1), (1800, 5))
     """Steps and passes of each phase; the ablation without iterative refinement has one pass throughout."""
     passes: int = ITERATIONS
     """Passes that the numbers are measured with."""
@@ -53,7 +55,8 @@ class HyperStyleConfig:
     rate: float = 3e-3
     l2: float = 1.0
     lpips: float = 0.8
-    identity: float = 0.1
+    identity: float = 0.5
+    """As the encoders of this domain have it, which it is compared with; 0.1 in the paper."""
     seed: int = 81
     measured: int = 500
 
@@ -143,7 +146,7 @@ class HyperStyleObjective(InversionObjective):
             "size": generator.size, "channels": generator.channels, "block": config.block, "shared": config.shared,
             "kernel_size": config.kernel_size, "plain_kernel_size": config.plain_kernel_size, "input_size": config.input_size,
             "widths": list(config.widths), "depths": list(config.depths), "inner": config.inner, "shared_inner": config.shared_inner,
-        }  # fmt: skip
+        } | ({} if config.layers is None else {"layers": list(config.layers)})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
