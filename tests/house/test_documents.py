@@ -68,9 +68,9 @@ def test_make_help_lists_every_target() -> None:
 
 @pytest.mark.parametrize(("job", "flags"), job_flags(), ids=lambda value: value if isinstance(value, str) else "")
 def test_jobs_and_flags_in_documents_exist(job: str, flags: list[str], command: Command) -> None:
-    networks = re.findall(rf"{job}.* --network (\w+)", "\n".join(spoken for _, spoken in ALL_COMMANDS))
+    networks = sorted(set(re.findall(rf"{job}.* --network (\w+)", "\n".join(spoken for _, spoken in ALL_COMMANDS))))
     shown = ""
-    for more in [[], *([["--network", networks[0]]] if networks else [])]:
+    for more in [[], *(["--network", network] for network in networks)]:
         helped = command(job, [*more, "--help"])
         assert helped.code == 0, helped.err[-2000:]
         shown += helped.out
