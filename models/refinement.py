@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import EqualLinear
+from models.state import AnyOffset, FactorisedOffset
 from models.stylegan2 import Layer
 
 FIRST_OFFSET_GAIN = 0.1  # small first offsets: training starts from the inversion instead of from noise
@@ -40,13 +41,23 @@ class SeparableKernel(nn.Module):
 
     def forward(self, features_BF: Tensor) -> Tensor:
         """Return the offset (B, O, I, k, k)."""
-        a, b = self._factors(features_BF)
-        along_in, along_out = self.kernel_linear_in, self.kernel_linear_out
-        a = a @ along_in.weight.T
-        b = b @ along_out.weight.T
-        constant = torch.outer(along_out.weight.sum(dim=1), along_in.bias) + along_out.bias[:, None]
+        a, b, constant = self._parts(features_BF)
         offset = torch.einsum("byxo,byxi->boiyx", b, a) + constant[:, :, None, None]
         return offset
+
+    def factors(self, features_BF: Tensor) -> AnyOffset:
+        """Return the same offset without multiplying it out, if its kernel size is 1."""
+        if self.kernel_size > 1:
+            return self.forward(features_BF)
+        a, b, constant = self._parts(features_BF)
+        return FactorisedOffset(out_BO=b[:, 0, 0].float(), in_BI=a[:, 0, 0].float(), shared_OI=constant)
+
+    def _parts(self, features_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the factors along I (B, k, k, I) and O (B, k, k, O), and what is the same for all samples (O, I)."""
+        a, b = self._factors(features_BF)
+        along_in, along_out = self.kernel_linear_in, self.kernel_linear_out
+        constant = torch.outer(along_out.weight.sum(dim=1), along_in.bias) + along_out.bias[:, None]
+        return a @ along_in.weight.T, b @ along_out.weight.T, constant
 
     def plain(self, features_BF: Tensor) -> Tensor:
         """Return the same offset by the definition, as the reference of `forward`."""
@@ -87,6 +98,12 @@ class SeparableBlock(nn.Module):
         """Return the offset of this block's layer."""
         offset: Tensor = self.output(self.convs(x_BCHW).flatten(1))
         return offset
+
+    def factors(self, x_BCHW: Tensor) -> AnyOffset:
+        """Return the same offset, factorised where it can be."""
+        kernel = self.output[0]
+        features_BF = self.convs(x_BCHW).flatten(1)
+        return kernel.factors(features_BF) if isinstance(kernel, SeparableKernel) else self.output(features_BF)
 
 
 class PlainBlock(nn.Module):

@@ -11,7 +11,32 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FactorisedOffset:
+    """One factor per channel pair as `offset = out in^T + shared`, a vector each per sample and one matrix for all: what separable
+    heads of kernel size 1 make (HyperEditor eq. 1), exactly.
+
+    The generator runs it without kernels per sample where that is cheaper.
+    """
+
+    out_BO: Tensor
+    in_BI: Tensor
+    shared_OI: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Return the shape of the dense offset."""
+        return (self.out_BO.shape[0], *self.shared_OI.shape, 1, 1)
+
+    def dense(self) -> Tensor:
+        """Return the offset (B, O, I, 1, 1)."""
+        return (self.out_BO[:, :, None] * self.in_BI[:, None, :] + self.shared_OI)[..., None, None]
+
+
 Offsets = Mapping[int, Tensor]
+AnyOffset = Tensor | FactorisedOffset
+AnyOffsets = Mapping[int, Tensor] | Mapping[int, AnyOffset]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import EPSILON, EqualLinear, PixelNorm, Resample
-from models.state import GeneratorState, Offsets
+from models.layers import EqualLinear, PixelNorm, Resample
+from models.modulated_conv import Layer, ModulatedConv, like
+from models.state import AnyOffset, AnyOffsets, GeneratorState
 
 GAIN = math.sqrt(2)
 Noise = Sequence[Tensor | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """Describe one convolution of the synthesis network; `index` is its output index and `latent` the slot that styles it."""
-
-    index: int
-    kind: Literal["conv", "rgb"]
-    in_channels: int
-    out_channels: int
-    kernel: int
-    latent: int
-    resolution: int
-    upsample: bool
 
 
 def default_channels(size: int) -> dict[int, int]:
@@ -72,79 +58,6 @@ def check_channels(size: int, channels: Mapping[int, int] | None) -> dict[int, i
     return {resolution: widths[resolution] for resolution in needed}
 
 
-def convolve(x_BIHW: Tensor, weight_OIkk: Tensor, *, up: bool) -> Tensor:
-    """Convolve with one kernel for the whole batch; `up` gives 2H + 1 rows by a transposed convolution."""
-    if up:
-        kernels = weight_OIkk.transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        return F.conv_transpose2d(x_BIHW, kernels, stride=2)
-    return F.conv2d(x_BIHW, weight_OIkk, padding=weight_OIkk.shape[-1] // 2)
-
-
-def convolve_looped(x_BIHW: Tensor, weight_BOIkk: Tensor, *, up: bool) -> Tensor:
-    """Convolve every sample with its own kernel, one after the other: a third faster on a CPU than one grouped convolution."""
-    return torch.cat([convolve(x, weight, up=up) for x, weight in zip(x_BIHW.split(1), weight_BOIkk.unbind(0), strict=True)])
-
-
-def convolve_grouped(x_BIHW: Tensor, weight_BOIkk: Tensor, *, up: bool) -> Tensor:
-    """Convolve every sample with its own kernel in one grouped convolution: one launch on a GPU."""
-    batch, out, into, k, _ = weight_BOIkk.shape
-    flat = x_BIHW.reshape(1, batch * into, *x_BIHW.shape[2:])
-    if up:
-        kernels = weight_BOIkk.transpose(1, 2).reshape(batch * into, out, k, k)
-        y = F.conv_transpose2d(flat, kernels, stride=2, groups=batch)
-    else:
-        y = F.conv2d(flat, weight_BOIkk.reshape(batch * out, into, k, k), padding=k // 2, groups=batch)
-    return y.reshape(batch, out, *y.shape[2:])
-
-
-class ModulatedConv(nn.Module):
-    """Convolve with weights scaled per sample by a style and, except for toRGB, demodulated."""
-
-    def __init__(self, layer: Layer, style_dim: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.demodulate = layer.kind == "conv"
-        shape = (1, layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-        self.weight = nn.Parameter(torch.randn(shape))
-        self.scale = 1 / math.sqrt(layer.in_channels * layer.kernel**2)
-        self.modulation = EqualLinear(style_dim, layer.in_channels, bias_init=1.0)
-        if layer.upsample:
-            self.blur = Resample(gain=4.0)
-
-    def forward(self, x_BIHW: Tensor, style_BI: Tensor, offset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the convolution and the demodulation (B, O) that the caller must multiply in (None for toRGB).
-
-        `style_BI` is what `modulation` makes of a latent. It scales the activations instead of the weights, which is exact and needs no
-        per-sample kernels; only an offset that differs between samples brings those back.
-        """
-        style_BI = style_BI * self.scale
-        x_BIHW = x_BIHW * style_BI[:, :, None, None]
-        weight = self.weight if offset is None else self.weight * (1 + self._checked(offset, batch=x_BIHW.shape[0]))
-        up = self.layer.upsample
-        if weight.shape[0] == 1:
-            y = convolve(x_BIHW, weight[0], up=up)
-        elif x_BIHW.device.type == "cpu":
-            y = convolve_looped(x_BIHW, weight, up=up)
-        else:
-            y = convolve_grouped(x_BIHW, weight, up=up)
-        y = self.blur(y, pad=1) if up else y
-        return y, self._demodulation(style_BI, weight) if self.demodulate else None
-
-    def _demodulation(self, style_BI: Tensor, weight: Tensor) -> Tensor:
-        power_OI = weight.square().sum(dim=(3, 4))
-        if power_OI.shape[0] == 1:
-            return (style_BI.square() @ power_OI[0].T + EPSILON).rsqrt()
-        return (torch.bmm(power_OI, style_BI.square()[:, :, None])[:, :, 0] + EPSILON).rsqrt()
-
-    def _checked(self, offset: Tensor, *, batch: int) -> Tensor:
-        want = (self.layer.out_channels, self.layer.in_channels)
-        kernels = ((1, 1), (self.layer.kernel, self.layer.kernel))
-        if tuple(offset.shape[1:3]) != want or offset.shape[0] not in (1, batch) or tuple(offset.shape[3:]) not in kernels:
-            expected = f"({batch} or 1, {want[0]}, {want[1]}, k, k) with k 1 or {self.layer.kernel}"
-            raise ValueError(f"generator layer {self.layer.index}: offset must have shape {expected}, found {tuple(offset.shape)}")
-        return offset
-
-
 class _NoiseStrength(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -172,13 +85,14 @@ class StyledConv(nn.Module):
         self.noise = _NoiseStrength()
         self.activate = _Bias(layer.out_channels)
 
-    def forward(self, x_BIHW: Tensor, style_BI: Tensor, noise: Tensor, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x_BIHW: Tensor, style_BI: Tensor, noise: Tensor, offset: AnyOffset | None = None) -> Tensor:
         """Return (B, O, H, W); `noise` has shape (1 or B, 1, H, W)."""
         y, demodulation = self.conv(x_BIHW, style_BI, offset)
         assert demodulation is not None
         # leaky(y) * gain = leaky(y * gain): the gain rides on factors that are multiplied in anyway.
-        shift = ((self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN).contiguous(memory_format=torch.channels_last)
-        return F.leaky_relu_(torch.addcmul(shift, y, (demodulation * GAIN)[:, :, None, None]), 0.2)
+        shift = ((self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN).to(y.dtype)
+        shift = shift.contiguous(memory_format=torch.channels_last)
+        return F.leaky_relu_(torch.addcmul(shift, y, like(y, demodulation * GAIN)), 0.2)
 
 
 class ToRGB(nn.Module):
@@ -191,7 +105,7 @@ class ToRGB(nn.Module):
         if layer.resolution > 4:
             self.upsample = Resample(gain=4.0)
 
-    def forward(self, x_BIHW: Tensor, style_BI: Tensor, skip: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x_BIHW: Tensor, style_BI: Tensor, skip: Tensor | None = None, offset: AnyOffset | None = None) -> Tensor:
         """Return an RGB picture (B, 3, H, W)."""
         y = self.conv(x_BIHW, style_BI, offset)[0] + self.bias
         return y if skip is None else y + self.upsample.enlarge(skip)
@@ -252,7 +166,7 @@ class Generator(nn.Module):
         """Return the images of a state, RGB about [-1, 1], (B, 3, size, size)."""
         return self.synthesis(state.latents_BLD, state.offsets)
 
-    def synthesis(self, latents_BLD: Tensor, offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
+    def synthesis(self, latents_BLD: Tensor, offsets: AnyOffsets | None = None, *, noise: Noise | None = None) -> Tensor:
         """Return images (B, 3, size, size) of W+ latents under `offsets`.
 
         `latents_BLD` may also hold one latent for every convolution, toRGB included, in output order. `noise` overrides the stored noise
@@ -275,7 +189,7 @@ class Generator(nn.Module):
         convs, rgbs = iter((self.conv1, *self.convs)), iter((self.to_rgb1, *self.to_rgbs))
         return [next(convs if layer.kind == "conv" else rgbs).conv for layer in self.layers]
 
-    def render(self, styles: Sequence[Tensor], offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
+    def render(self, styles: Sequence[Tensor], offsets: AnyOffsets | None = None, *, noise: Noise | None = None) -> Tensor:
         """Return images (B, 3, size, size) of styles as `styles` returns them; the rest as in `synthesis`."""
         offsets = offsets or {}
         self._check(styles, offsets)
@@ -302,7 +216,7 @@ class Generator(nn.Module):
             raise ValueError(f"generator noise: expected {len(stored)} entries, one per convolution, found {len(given)}")
         return iter([s if g is None else g for s, g in zip(stored, given, strict=True)])
 
-    def _check(self, styles: Sequence[Tensor], offsets: Offsets) -> None:
+    def _check(self, styles: Sequence[Tensor], offsets: AnyOffsets) -> None:
         widths = [layer.in_channels for layer in self.layers]
         found = [style.shape[-1] for style in styles]
         if found != widths:

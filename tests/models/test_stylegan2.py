@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import modulated_conv
 from models.discriminator import Discriminator
-from models.state import GeneratorState
-from models.stylegan2 import Generator, ModulatedConv, convolve_grouped, convolve_looped
+from models.modulated_conv import ModulatedConv, convolve_grouped, convolve_looped
+from models.state import FactorisedOffset, GeneratorState
+from models.stylegan2 import Generator
 
 CHANNELS = {4: 16, 8: 16, 16: 12, 32: 8, 64: 8}
 TOLERANCE = 1e-5
@@ -84,6 +87,46 @@ def test_an_offset_per_sample_equals_changed_weights_on_every_layer(generator: G
         changed = copy.deepcopy(module)
         changed.weight.mul_(1 + offset[sample])
         assert close(y[sample], plain(changed, x[sample : sample + 1], w[sample : sample + 1])[0])
+
+
+def factors(g: Generator, batch: int) -> dict[int, FactorisedOffset]:
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(3))
+    return {
+        layer.index: FactorisedOffset(
+            out_BO=draw(batch, layer.out_channels) * 0.5, in_BI=draw(batch, layer.in_channels) * 0.5,
+            shared_OI=draw(layer.out_channels, layer.in_channels) * 0.3,
+        )
+        for layer in g.layers
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("index", range(14))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_factorised_offset_equals_its_dense_form_on_every_layer(
+    generator: Generator, index: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modulated_conv, "HEAVY_KERNELS", 0)
+    layer = generator.layers[index]
+    module = generator.convolutions()[index]
+    side = layer.resolution // 2 if layer.upsample else layer.resolution
+    x, style = torch.randn(3, layer.in_channels, side, side), module.modulation(torch.randn(3, 24))
+    offset = factors(generator, batch)[index]
+    for ours, wanted in zip(module(x, style, offset), module(x, style, offset.dense()), strict=True):
+        assert (ours is None and wanted is None) or close(ours, wanted)
+
+
+def test_the_generator_runs_factorised_offsets_with_the_gradients_of_dense_ones() -> None:
+    torch.manual_seed(0)
+    wide = Generator(16, 24, 2, channels={4: 64, 8: 96, 16: 32}).eval().requires_grad_(False)
+    convs = wide.convolutions()
+    assert any(conv._prefers_factors(torch.empty(2, conv.layer.in_channels, *[conv.layer.resolution] * 2)) for conv in convs)
+    gradients = []
+    for dense in (False, True):
+        given = factors(wide, 2)
+        leaves = [value.requires_grad_() for o in given.values() for value in (o.out_BO, o.in_BI, o.shared_OI)]
+        picture = wide.synthesis(latents(2)[:, :6], {i: o.dense() for i, o in given.items()} if dense else given)
+        gradients.append([picture, *torch.autograd.grad(picture.square().mean(), leaves)])
+    assert all(close(ours, wanted) for ours, wanted in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("up", [False, True])
