@@ -57,6 +57,7 @@ class Options:
         parallel: How many stages run side by side, one core each.
         scale: Share of every stage's steps, pictures and measured portraits; below 1 to try the command, not to use the pack.
         stage: Run this stage alone and do not write the pack.
+        without: Stages to leave out; the pack then lacks their networks.
         tracking: Where the MLflow runs go.
         parent: MLflow run that a stage belongs to.
         driver: Process that a stage belongs to: the stage stops at a checkpoint when that process is gone.
@@ -67,6 +68,7 @@ class Options:
     parallel: int = max(1, os.cpu_count() or 1)
     scale: float = 1.0
     stage: str | None = None
+    without: list[str] = field(default_factory=list)
     tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment=EXPERIMENT))
     parent: str | None = None
     driver: int | None = None
@@ -134,7 +136,10 @@ def check(options: Options) -> str | None:
     wrong = _check_output(options) if options.stage is None else None
     if wrong:
         return wrong
-    plan = recipe(options.scale)
+    try:
+        plan = recipe(options.scale).without(options.without)
+    except ValueError as error:
+        return f"--without: {error}"
     if options.stage is not None and options.stage not in plan.stages:
         return f"--stage {options.stage}: expected one of {', '.join(plan.stages)}"
     needs = plan.stages[options.stage].needs.values() if options.stage else ()
@@ -250,7 +255,7 @@ def train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
 
 
 def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
-    plan, spent = recipe(options.scale), Spent(options.work)
+    plan, spent = recipe(options.scale).without(options.without), Spent(options.work)
     work = str(options.work.resolve())
     params = {name: plain_settings(stage) for name, stage in plan.stages.items()}
     run = open_run(options.tracking, output=work, name="pack", params=params, tags={CONFIG_TAG: plan.whole_fingerprint()})

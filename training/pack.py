@@ -78,6 +78,18 @@ class Recipe:
         continued = {need for stage in self.stages.values() for network, need in stage.needs.items() if network == _trained(stage)}
         return tuple(name for name, stage in self.stages.items() if name not in continued and not stage.ablation)
 
+    def without(self, names: Sequence[str]) -> Recipe:
+        """Return the recipe without some stages. Raises ValueError where there is no such stage, or another one needs it."""
+        for name in names:
+            if name not in self.stages:
+                raise ValueError(f"no stage {name!r}: expected some of {', '.join(self.stages)}")
+        kept = {name: stage for name, stage in self.stages.items() if name not in names}
+        for name, stage in kept.items():
+            gone = next((need for need in stage.needs.values() if need not in kept), None)
+            if gone is not None:
+                raise ValueError(f"stage {name} needs {gone}: leave out {name} too, or neither")
+        return replace(self, stages=kept)
+
     def fingerprint(self, name: str) -> str:
         """Return a hash of a stage's settings and those of all that it needs."""
         stage = self.stages[name]
@@ -98,13 +110,13 @@ def recipe(scale: float = 1.0) -> Recipe:
     """Return how the portraits pack is made; `scale` in (0, 1] shortens every stage."""
     encoded = {"generator": "generator", "identity": "identity", "attributes": "attributes"}
     edited = {**encoded, "e4e": "e4e", "clip": "clip"}
-    ablation = HyperEditorConfig(only=("smile", "beard", "blond", "zombie"), phases=((800, 1.0),))
+    ablation = HyperEditorConfig(only=("smile", "beard", "blond", "zombie"), phases=((500, 1.0),))
     stages = {
         "clip": Stage(network="clip", settings=ClipConfig()),
         "base": Stage(network="generator", settings=GeneratorConfig()),
         "refined": Stage(
             network="generator",
-            settings=GeneratorConfig(go_on=True, features=1.0, steps=6500, rate=3e-3, seed=42),
+            settings=GeneratorConfig(go_on=True, features=1.0, steps=4500, rate=3e-3, seed=42),
             needs={"generator": "base", "clip": "clip"},
         ),
         "identity": Stage(network="identity", settings=IdentityConfig()),
@@ -114,13 +126,13 @@ def recipe(scale: float = 1.0) -> Recipe:
         "e4e": Stage(network="e4e", settings=EncoderConfig(), needs=encoded),
         "hypereditor": Stage(network="hypereditor", settings=HyperEditorConfig(), needs=edited),
         "w_encoder": Stage(network="w_encoder", settings=WEncoderConfig(), needs=encoded),
+        "directional": Stage(network="hypereditor", settings=ablation, needs=edited, ablation=True),
+        "global": Stage(network="hypereditor", settings=replace(ablation, loss="global"), needs=edited, ablation=True),
         "hyperstyle": Stage(network="hyperstyle", settings=HyperStyleConfig(), needs={**encoded, "w_encoder": "w_encoder"}),
         "restyle_e4e": Stage(network="restyle_e4e", settings=ReStyleConfig(), needs={**encoded, "e4e": "e4e"}),
         "psp": Stage(network="psp", settings=PspConfig(), needs={**encoded, "e4e": "e4e"}),
         "parser": Stage(network="parser", settings=ParserConfig()),
         "restyle_psp": Stage(network="restyle_psp", settings=ReStylePspConfig(), needs={**encoded, "psp": "psp"}),
-        "directional": Stage(network="hypereditor", settings=ablation, needs=edited, ablation=True),
-        "global": Stage(network="hypereditor", settings=replace(ablation, loss="global"), needs=edited, ablation=True),
     }
     return Recipe(stages={name: replace(stage, settings=shortened(stage.settings, scale)) for name, stage in stages.items()}, scale=scale)
 

@@ -23,6 +23,7 @@ from training.data import SEEDS, aligned_bank, device_of, seeded, to_float, wear
 from training.objective import Kind, Objective, Setting, Split, cosine
 from training.rows import sample_rows
 from training.share import Share, mixed
+from training.windows import seen_through, windows
 
 MODEL = {
     "embed_dim": 128,
@@ -38,11 +39,13 @@ class ClipConfig:
     merges: int = 3000
     templates: Sequence[str] = TEMPLATES[:8]
     pairs: int = 24_000
-    steps: int = 1600
+    steps: int = 1400
     batch: int = 96  # pairs
     rate: float = 1.2e-3
-    pairwise_steps: int = 700
+    pairwise_steps: int = 500
     pairwise_rate: float = 8e-4
+    zoom: float = 0.25
+    """Largest share of a picture's side that its window leaves out; every other picture is seen whole."""
     seed: int = 31
     measured: int = 1200
 
@@ -137,7 +140,9 @@ class ClipObjective(Objective[Batch]):
         order = torch.cat([torch.cat([part, part + share.batch]) for part in torch.arange(share.batch)[share.together].split(share.count)])
         own = [said[i] for i in order[share.rank * 2 * share.count :][: 2 * share.count].tolist()]
         mine = share.own(rows)
-        image = wear(to_float(torch.cat([self.pictures_p[mine], self.pictures_q[mine]])), streams=share.streams(2) + share.streams(3))
+        window = [share.own(windows(share.batch, zoom=self.config.zoom, whole=0.5, generator=share.stream(salt))) for salt in (4, 5)]
+        image = seen_through(to_float(torch.cat([self.pictures_p[mine], self.pictures_q[mine]])), torch.cat(window))
+        image = wear(image, streams=share.streams(2) + share.streams(3))
         device = self.setting.group.device
         return Batch(
             image_BCHW=image.to(device),

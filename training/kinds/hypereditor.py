@@ -3,8 +3,7 @@
 Every sample of a batch has its own instruction and a portrait that does not show the target yet; the further an instruction still is
 from its target, the oftener it is drawn. The first phase has the release's weights (L2 1, identity 0.1, CLIP 1, Ranger), with which
 hair colours and styles stay half done, because they change many pixels; the second has a smaller L2.
-Differs: before CLIP both pictures are shifted alike by up to two pixels, which keeps a CLIP of 3 million parameters from being fooled
-by texture that only fits its grid.
+Differs: CLIP sees both pictures through one random window (training/windows.py).
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from training.data import SEEDS, VALIDATION, seeded, to_float
 from training.edits import Inversions, Judges, eligible, invert, measure, measure_pictures, summary
 from training.objective import Kind, Objective, Setting, SettingError, Split, cosine
 from training.share import Share
+from training.windows import seen_through, windows
 
 INSTRUCTIONS = "configs/train/hypereditor_instructions.yaml"
 
@@ -48,13 +48,15 @@ class HyperEditorConfig:
     kernel_size: int = 1
     pictures: int = 6_000
     """Portraits that are rendered and inverted for each phase, where none come from shards."""
-    phases: Sequence[tuple[int, float]] = ((2400, 1.0), (3000, 0.1))
+    phases: Sequence[tuple[int, float]] = ((1600, 1.0), (2400, 0.1))
     """Steps and weight of L2 of each phase."""
     batch: int = 12
     rate: float = 1e-3
     clip: float = 1.0
     identity: float = 0.1
     loss: Literal["directional", "global"] = "directional"
+    zoom: float = 0.25
+    """Largest share of the side that the windows leave out through which CLIP sees the pictures; 0 shows them whole."""
     seed: int = 71
     measured: int = 200
     """Portraits that each instruction is measured on."""
@@ -66,13 +68,13 @@ class HyperEditorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Which instruction each sample gets, its picture and reconstruction in [-1, 1], its latents, this step's shift and weight of L2."""
+    """Which instruction each sample gets, its picture and reconstruction in [-1, 1], latents and window, and this step's weight of L2."""
 
     kind_B: Tensor
     before_BCHW: Tensor
     made_BCHW: Tensor
     latents_BLD: Tensor
-    shift: tuple[int, int]
+    window_B3: Tensor
     l2: float
 
 
@@ -123,11 +125,16 @@ class HyperEditorObjective(Objective[Batch]):
         stream = share.stream()
         weights = self.difficulty_K.cpu() + 0.1 if not self.ahead else torch.ones(len(self.instructions))
         kind = torch.multinomial(weights, share.batch, replacement=True, generator=stream)
-        dy, dx = torch.randint(-2, 3, (2,), generator=stream).tolist()
+        window = share.own(windows(share.batch, zoom=self.config.zoom, whole=0.0, generator=share.stream(2)))
         kind, device = share.own(kind), self.setting.group.device
         before, made, latents = self._rendered(share, phase, kind) if self.setting.pictures is None else self._read(share)
         return Batch(
-            kind_B=kind.to(device), before_BCHW=before, made_BCHW=made, latents_BLD=latents, shift=(dy, dx), l2=self.config.phases[phase][1]
+            kind_B=kind.to(device),
+            before_BCHW=before,
+            made_BCHW=made,
+            latents_BLD=latents,
+            window_B3=window.to(device),
+            l2=self.config.phases[phase][1],
         )
 
     def _rendered(self, share: Share, phase: int, kind_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,8 +162,7 @@ class HyperEditorObjective(Objective[Batch]):
         config, judges = self.config, self.judges
         direction, target = self.direction_KE[batch.kind_B], self.target_KE[batch.kind_B]
         with self.mixed_precision():
-            offsets = {i: o.float() for i, o in self.net(batch.made_BCHW, direction).items()}
-            edited = judges.generator.synthesis(batch.latents_BLD, offsets).float()
+            edited = judges.generator.synthesis(batch.latents_BLD, self.net.factors(batch.made_BCHW, direction)).float()
         clip_B = self._clip_loss(batch, edited, direction, target)
         with self.mixed_precision():
             same = judges.identity(edited)
@@ -167,8 +173,8 @@ class HyperEditorObjective(Objective[Batch]):
         return loss, {"clip": clip_B.mean(), "identity": who, "l2": l2, "seen_B2": seen}
 
     def _clip_loss(self, batch: Batch, edited: Tensor, direction: Tensor, target: Tensor) -> Tensor:
-        """Return the CLIP loss of each sample, both pictures shifted alike."""
-        after, before = (torch.roll(picture, batch.shift, (2, 3)) for picture in (edited, batch.made_BCHW))
+        """Return the CLIP loss of each sample, both pictures seen through one window."""
+        after, before = (seen_through(picture, batch.window_B3) for picture in (edited, batch.made_BCHW))
         with self.mixed_precision():
             after_E = self.judges.clip.embed_images(after)
             with torch.no_grad():
