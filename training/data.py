@@ -65,6 +65,7 @@ def wear(image_BCHW: Tensor, *, streams: Sequence[torch.Generator], amount: floa
     """
     chance = torch.stack([torch.rand(8, generator=stream) for stream in streams])[:, :, None, None, None]
     noise = torch.stack([torch.randn(image_BCHW.shape[1:], generator=stream) for stream in streams])
+    chance, noise = chance.to(image_BCHW.device), noise.to(image_BCHW.device)
     blurred = F.avg_pool2d(F.pad(image_BCHW, (1, 1, 1, 1), mode="replicate"), 3, 1)
     image_BCHW = torch.lerp(image_BCHW, blurred, (chance[:, 0] * amount).clamp_max(1) * (chance[:, 1] < 0.6))
     gain = 1 + 0.12 * amount * (chance[:, 2] * 2 - 1)

@@ -263,8 +263,9 @@ def join(
     start_pack(new, **HEAD, provenance=provenance)  # type: ignore[arg-type]
     for name in plan.packed():
         _copy(work / name / PACK, _trained(stages[name]), new, dtype=torch.float16)
-    shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, new / HYPEREDITOR_DETAILS)
-    add_file(new, HYPEREDITOR_DETAILS)
+    if "hypereditor" in stages:
+        shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, new / HYPEREDITOR_DETAILS)
+        add_file(new, HYPEREDITOR_DETAILS)
     if finish is not None:
         finish(new)
     if folder.exists():

@@ -54,7 +54,11 @@ class Share:
 
     def streams(self, salt: int = 0) -> list[torch.Generator]:
         """Return one random stream per own sample, for draws too large to make for the whole batch."""
-        return [torch.Generator().manual_seed(mixed(self.seed, self.step, salt, place)) for place in self.places.tolist()]
+        return [torch.Generator().manual_seed(seed) for seed in self.seeds(salt)]
+
+    def seeds(self, salt: int = 0) -> tuple[int, ...]:
+        """Return the seed of each own sample's stream."""
+        return tuple(mixed(self.seed, self.step, salt, place) for place in self.places.tolist())
 
     def rows(self, n: int) -> Tensor:
         """Return which of a data set's `n` rows are this share's: every epoch visits each row once, in a new order."""

@@ -93,6 +93,17 @@ def test_what_an_earlier_recipe_left_is_set_aside_and_what_this_one_left_stays(t
     assert not plan.is_done("identity", tmp_path) and len(list((tmp_path / "replaced").iterdir())) == 2
 
 
+def test_stages_can_be_left_out_unless_others_need_them() -> None:
+    plan = recipe()
+    fewer = plan.without(["hyperstyle", "psp", "restyle_psp"])
+    assert set(plan.stages) - set(fewer.stages) == {"hyperstyle", "psp", "restyle_psp"}
+    assert all(fewer.fingerprint(name) == plan.fingerprint(name) for name in fewer.stages)
+    with pytest.raises(ValueError, match="restyle_psp needs psp"):
+        plan.without(["psp"])
+    with pytest.raises(ValueError, match="no stage 'pspp'.*psp"):
+        plan.without(["pspp"])
+
+
 def test_a_shortened_recipe_has_the_same_stages_with_less_to_do() -> None:
     plan, short = recipe(), recipe(0.01)
     assert tuple(short.stages) == NAMES and short.packed() == plan.packed()
@@ -101,6 +112,13 @@ def test_a_shortened_recipe_has_the_same_stages_with_less_to_do() -> None:
     for wrong in (0.0, 1.5, -1.0):
         with pytest.raises(ValueError, match="scale"):
             recipe(wrong)
+
+
+def test_a_pack_without_an_editor_is_joined_from_the_stages_that_are_left(tmp_path: Path) -> None:
+    plan = recipe().without(["hypereditor", "directional", "global", "hyperstyle"])
+    join(plan, results(plan, tmp_path / "work"), tmp_path / "joined", seconds=1.0)
+    pack = Pack.load(tmp_path / "joined")
+    assert "e4e" in pack.info.networks and not {"hypereditor", "hyperstyle"} & set(pack.info.networks)
 
 
 @lru_cache
@@ -125,9 +143,10 @@ def results(plan: Recipe, work: Path) -> Path:
             start_pack(made, **HEAD, provenance={})  # type: ignore[arg-type]
             net, config, extra = network_of(network)
             write_network(made, network, net, config=config, numbers={"reached": float(number)}, extra=extra)
-    details = work / "hypereditor" / PACK / HYPEREDITOR_DETAILS
-    details.write_text(json.dumps({"smile": 1}))
-    add_file(details.parent, HYPEREDITOR_DETAILS)
+    if "hypereditor" in plan.stages:
+        details = work / "hypereditor" / PACK / HYPEREDITOR_DETAILS
+        details.write_text(json.dumps({"smile": 1}))
+        add_file(details.parent, HYPEREDITOR_DETAILS)
     return work
 
 

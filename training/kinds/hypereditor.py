@@ -3,7 +3,7 @@
 Every sample of a batch has its own instruction and a portrait that does not show the target yet; the further an instruction still is
 from its target, the oftener it is drawn. The first phase has the release's weights (L2 1, identity 0.1, CLIP 1, Ranger), with which
 hair colours and styles stay half done, because they change many pixels; the second has a smaller L2.
-Differs: CLIP sees both pictures through one random window (training/windows.py).
+Differs: CLIP sees both pictures through one random window (training/windows.py) and worn alike, as it was trained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.hypereditor import HyperEditor
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.losses import directional_clip_loss, global_clip_loss, identity_loss, l2_loss
 from portraits import sample_parameters
-from training.data import SEEDS, VALIDATION, seeded, to_float
+from training.data import SEEDS, VALIDATION, seeded, to_float, wear
 from training.edits import Inversions, Judges, eligible, invert, measure, measure_pictures, summary
 from training.objective import Kind, Objective, Setting, SettingError, Split, cosine
 from training.share import Share
@@ -57,6 +57,8 @@ class HyperEditorConfig:
     loss: Literal["directional", "global"] = "directional"
     zoom: float = 0.25
     """Largest share of the side that the windows leave out through which CLIP sees the pictures; 0 shows them whole."""
+    wear: float = 1.0
+    """How strongly both pictures are blurred, grained and shifted in light before CLIP sees them; 0 leaves them as they are."""
     seed: int = 71
     measured: int = 200
     """Portraits that each instruction is measured on."""
@@ -68,13 +70,14 @@ class HyperEditorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Which instruction each sample gets, its picture and reconstruction in [-1, 1], latents and window, and this step's weight of L2."""
+    """Each sample's instruction, picture and reconstruction in [-1, 1], latents, window and seed of wear, and this step's weight of L2."""
 
     kind_B: Tensor
     before_BCHW: Tensor
     made_BCHW: Tensor
     latents_BLD: Tensor
     window_B3: Tensor
+    wear_seeds: tuple[int, ...]
     l2: float
 
 
@@ -134,6 +137,7 @@ class HyperEditorObjective(Objective[Batch]):
             made_BCHW=made,
             latents_BLD=latents,
             window_B3=window.to(device),
+            wear_seeds=share.seeds(3),
             l2=self.config.phases[phase][1],
         )
 
@@ -173,8 +177,8 @@ class HyperEditorObjective(Objective[Batch]):
         return loss, {"clip": clip_B.mean(), "identity": who, "l2": l2, "seen_B2": seen}
 
     def _clip_loss(self, batch: Batch, edited: Tensor, direction: Tensor, target: Tensor) -> Tensor:
-        """Return the CLIP loss of each sample, both pictures seen through one window."""
-        after, before = (seen_through(picture, batch.window_B3) for picture in (edited, batch.made_BCHW))
+        """Return the CLIP loss of each sample, both pictures seen through one window and worn alike."""
+        after, before = (self._shown_to_clip(picture, batch) for picture in (edited, batch.made_BCHW))
         with self.mixed_precision():
             after_E = self.judges.clip.embed_images(after)
             with torch.no_grad():
@@ -182,6 +186,10 @@ class HyperEditorObjective(Objective[Batch]):
         if self.config.loss == "global":
             return global_clip_loss(after_E.float(), target)
         return directional_clip_loss(after_E.float(), before_E.float(), direction)
+
+    def _shown_to_clip(self, picture_BCHW: Tensor, batch: Batch) -> Tensor:
+        seen = seen_through(picture_BCHW, batch.window_B3)
+        return wear(seen, streams=[seeded(seed) for seed in batch.wear_seeds], amount=self.config.wear) if self.config.wear else seen
 
     def observe(self, figures: Mapping[str, Tensor]) -> None:
         """Update the instructions' running losses with the samples of all workers."""
