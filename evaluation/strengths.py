@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.hypereditor import HyperEditor
@@ -12,7 +12,7 @@ from training.data import VALIDATION
 from training.edits import Judges, measure
 
 NAME = "strengths"
-STRENGTHS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.4)
+STRENGTHS = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4)
 PICTURES = 150
 TOLERANCE = 0.01
 """By how much less than the best a weaker strength may reach and still be chosen: what it leaves alone is worth it."""
@@ -44,6 +44,13 @@ def choose(
         found[instruction.name] = {"strength": best, "validation": rows}
         say(f"{instruction.name}: {best:g} ({', '.join(f'{name} {value:.3f}' for name, value in rows[f'{best:g}'].items())})")
     return found
+
+
+def of(chosen: Mapping[str, object], name: str) -> float:
+    """Return the strength that `choose` chose for an instruction."""
+    entry = chosen[name]
+    assert isinstance(entry, dict)
+    return float(entry["strength"])
 
 
 def criterion(numbers: Numbers) -> str:

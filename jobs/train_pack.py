@@ -26,7 +26,7 @@ import jsonargparse
 import torch
 
 from models.instruction import load_instructions
-from models.pack import Pack, add_file
+from models.pack import Pack
 from models.pack_format import write_atomically
 from pipeline.config import TrackingConfig
 from pipeline.lock import OutputError, held
@@ -37,10 +37,12 @@ from training.run import Result
 
 EXPERIMENT = "train_pack"
 PARENT_TAG = "mlflow.parentRunId"
-SPENT, EVALUATION = "seconds.json", "evaluation.json"
+SPENT = "seconds.json"
 INSTRUCTIONS = "configs/instructions/portraits.yaml"
 COMMITTED = Path("packs/portraits64")
 FAILED, WRONG, STOPPED = 1, 2, 130
+MEASURED = frozenset({"generator", "clip", "identity", "attributes", "landmarks", "e4e", "hypereditor"})
+"""Networks without which the figures of a pack cannot be taken."""
 POLL_S = 0.5
 SAVE_S = 10.0
 STOP_TIMEOUT_S = 120.0
@@ -263,7 +265,8 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
         train_all(plan, options, run, stop=stop, spent=spent)
         seconds = spent.seconds
         # Shortened trainings leave networks that find no face, so there is nothing to measure.
-        join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id, finish=measure if plan.scale == 1 else None)
+        finish = complete if plan.scale == 1 and plan.networks() >= MEASURED else None
+        join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id, finish=finish)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
@@ -275,13 +278,11 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
     return {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
 
 
-def measure(folder: Path) -> None:
-    """Measure a pack as `jobs/evaluate.py` does and keep the figures in it, but for the pack's own hash, which depends on them."""
-    from evaluation import pack_suite  # imported here: it loads torchmetrics and torchvision, and every stage is a process of its own
+def complete(folder: Path) -> None:
+    """Choose strengths for a new pack and measure it."""
+    from evaluation import new_pack  # imported here: it loads torchmetrics and torchvision, and every stage is a process of its own
 
-    figures = pack_suite.measure(Pack.load(folder), load_instructions(INSTRUCTIONS), say=say)
-    (folder / EVALUATION).write_text(json.dumps({"suite": pack_suite.NAME, **figures}, indent=1) + "\n")
-    add_file(folder, EVALUATION)
+    new_pack.complete(folder, load_instructions(INSTRUCTIONS), say=say)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -78,6 +78,10 @@ class Recipe:
         continued = {need for stage in self.stages.values() for network, need in stage.needs.items() if network == _trained(stage)}
         return tuple(name for name, stage in self.stages.items() if name not in continued and not stage.ablation)
 
+    def networks(self) -> frozenset[str]:
+        """Return the names of the networks that the pack will have."""
+        return frozenset(_trained(self.stages[name]) for name in self.packed())
+
     def without(self, names: Sequence[str]) -> Recipe:
         """Return the recipe without some stages. Raises ValueError where there is no such stage, or another one needs it."""
         for name in names:
