@@ -42,7 +42,7 @@ class HyperEditorEditor:
     def edit(self, state: GeneratorState, reconstruction_BCHW: Tensor, instruction: Instruction) -> GeneratorState:
         """Return the state with the edit's offsets. Raises ValueError when a text is longer than CLIP reads."""
         image = pooled(reconstruction_BCHW, self.hypernetwork.input_size)
-        offsets = self.hypernetwork(image, self.direction(instruction.source, instruction.target).to(image))
+        offsets = self.hypernetwork.factors(image, self.direction(instruction.source, instruction.target).to(image))
         edit = GeneratorState(latents_BLD=state.latents_BLD, offsets=offsets).scaled(instruction.strength)
         return state.composed(edit)
 

@@ -85,7 +85,7 @@ class ModulatedConv(nn.Module):
             self._check(offset, batch=x_BIHW.shape[0])
         style_BI = style_BI * self.scale
         x_BIHW = x_BIHW * like(x_BIHW, style_BI)
-        if isinstance(offset, FactorisedOffset) and not self._prefers_factors(x_BIHW):
+        if isinstance(offset, FactorisedOffset) and not self._prefers_factors(x_BIHW, offset):
             offset = offset.dense()
         if isinstance(offset, FactorisedOffset):
             y = self._convolve_factors(x_BIHW, offset)
@@ -126,9 +126,11 @@ class ModulatedConv(nn.Module):
             return style_BI.square() @ power_BOI[0].T
         return torch.bmm(power_BOI, style_BI.square()[:, :, None])[:, :, 0]
 
-    def _prefers_factors(self, x_BIHW: Tensor) -> bool:
+    def _prefers_factors(self, x_BIHW: Tensor, offset: FactorisedOffset) -> bool:
         """Compare what memory has to carry: a kernel per sample, or the activations of a second convolution."""
         layer = self.layer
+        if offset.shape[0] == 1:  # one kernel, one convolution
+            return False
         activations = layer.in_channels * x_BIHW.shape[2] * x_BIHW.shape[3] + layer.out_channels * layer.resolution**2
         return layer.in_channels * layer.out_channels * layer.kernel**2 > HEAVY_KERNELS * activations
 

@@ -33,10 +33,26 @@ class FactorisedOffset:
         """Return the offset (B, O, I, 1, 1)."""
         return (self.out_BO[:, :, None] * self.in_BI[:, None, :] + self.shared_OI)[..., None, None]
 
+    def __mul__(self, strength: float) -> FactorisedOffset:
+        """Return the offset multiplied by `strength`."""
+        return replace(self, out_BO=self.out_BO * strength, shared_OI=self.shared_OI * strength)
 
-Offsets = Mapping[int, Tensor]
+    def __getitem__(self, rows: slice) -> FactorisedOffset:
+        """Return the offsets of some samples."""
+        return replace(self, out_BO=self.out_BO[rows], in_BI=self.in_BI[rows])
+
+    def to(self, device: torch.device | str) -> FactorisedOffset:
+        """Return the offset on another device."""
+        return FactorisedOffset(out_BO=self.out_BO.to(device), in_BI=self.in_BI.to(device), shared_OI=self.shared_OI.to(device))
+
+
 AnyOffset = Tensor | FactorisedOffset
-AnyOffsets = Mapping[int, Tensor] | Mapping[int, AnyOffset]
+Offsets = Mapping[int, Tensor] | Mapping[int, AnyOffset]
+
+
+def dense(offset: AnyOffset) -> Tensor:
+    """Return an offset multiplied out, (B or 1, O, I, k, k)."""
+    return offset.dense() if isinstance(offset, FactorisedOffset) else offset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +60,8 @@ class GeneratorState:
     """Hold the latents and the multiplicative weight offsets that a generator needs to make a batch of images.
 
     `latents_BLD` is W+. `offsets[i]` has shape (B or 1, O, I, k, k) with k 1 or 3 and applies to the convolution of output index i
-    (conv1, toRGB, then conv, conv, toRGB per resolution): `theta_hat = theta * (1 + offset)`. `domain` names the generator; the empty
-    string is the pack's own. Raises ValueError when the shapes disagree.
+    (conv1, toRGB, then conv, conv, toRGB per resolution): `theta_hat = theta * (1 + offset)`; it may be
+    factorised. `domain` names the generator; the empty string is the pack's own. Raises ValueError when the shapes disagree.
     """
 
     latents_BLD: Tensor
@@ -83,22 +99,26 @@ class GeneratorState:
         return replace(self, latents_BLD=self.latents_BLD.to(device), offsets={i: o.to(device) for i, o in self.offsets.items()})
 
 
-def scale_offsets(offsets: Offsets, strength: float) -> dict[int, Tensor]:
+def scale_offsets(offsets: Offsets, strength: float) -> dict[int, AnyOffset]:
     """Multiply every offset by `strength`."""
     return {index: offset * strength for index, offset in offsets.items()}
 
 
-def compose_offsets(first: Offsets, second: Offsets) -> dict[int, Tensor]:
+def compose_offsets(first: Offsets, second: Offsets) -> dict[int, AnyOffset]:
     """Chain two sets of offsets exactly: `(1 + a)(1 + b) - 1` where both exist, the one that exists elsewhere."""
-    composed = dict(first)
-    for index, b in second.items():
-        a = composed.get(index)
-        composed[index] = b if a is None else a + b + a * b
+    composed: dict[int, AnyOffset] = dict(first)
+    for index, after in second.items():
+        before = composed.get(index)
+        if before is None:
+            composed[index] = after
+        else:
+            a, b = dense(before), dense(after)
+            composed[index] = a + b + a * b
     return composed
 
 
-def _check_offset(index: int, offset: Tensor, *, batch: int) -> None:
-    if offset.ndim != 5 or offset.shape[0] not in (1, batch) or tuple(offset.shape[3:]) not in ((1, 1), (3, 3)):
+def _check_offset(index: int, offset: AnyOffset, *, batch: int) -> None:
+    if len(offset.shape) != 5 or offset.shape[0] not in (1, batch) or tuple(offset.shape[3:]) not in ((1, 1), (3, 3)):
         raise ValueError(
             f"generator state: offset {index} must have shape ({batch} or 1, out, in, k, k) with k 1 or 3, found {tuple(offset.shape)}"
         )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from models.layers import EqualLinear, PixelNorm, Resample
 from models.modulated_conv import Layer, ModulatedConv, like
-from models.state import AnyOffset, AnyOffsets, GeneratorState
+from models.state import AnyOffset, GeneratorState, Offsets
 
 GAIN = math.sqrt(2)
 Noise = Sequence[Tensor | None]
@@ -166,7 +166,7 @@ class Generator(nn.Module):
         """Return the images of a state, RGB about [-1, 1], (B, 3, size, size)."""
         return self.synthesis(state.latents_BLD, state.offsets)
 
-    def synthesis(self, latents_BLD: Tensor, offsets: AnyOffsets | None = None, *, noise: Noise | None = None) -> Tensor:
+    def synthesis(self, latents_BLD: Tensor, offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
         """Return images (B, 3, size, size) of W+ latents under `offsets`.
 
         `latents_BLD` may also hold one latent for every convolution, toRGB included, in output order. `noise` overrides the stored noise
@@ -189,7 +189,7 @@ class Generator(nn.Module):
         convs, rgbs = iter((self.conv1, *self.convs)), iter((self.to_rgb1, *self.to_rgbs))
         return [next(convs if layer.kind == "conv" else rgbs).conv for layer in self.layers]
 
-    def render(self, styles: Sequence[Tensor], offsets: AnyOffsets | None = None, *, noise: Noise | None = None) -> Tensor:
+    def render(self, styles: Sequence[Tensor], offsets: Offsets | None = None, *, noise: Noise | None = None) -> Tensor:
         """Return images (B, 3, size, size) of styles as `styles` returns them; the rest as in `synthesis`."""
         offsets = offsets or {}
         self._check(styles, offsets)
@@ -216,7 +216,7 @@ class Generator(nn.Module):
             raise ValueError(f"generator noise: expected {len(stored)} entries, one per convolution, found {len(given)}")
         return iter([s if g is None else g for s, g in zip(stored, given, strict=True)])
 
-    def _check(self, styles: Sequence[Tensor], offsets: AnyOffsets) -> None:
+    def _check(self, styles: Sequence[Tensor], offsets: Offsets) -> None:
         widths = [layer.in_channels for layer in self.layers]
         found = [style.shape[-1] for style in styles]
         if found != widths:

@@ -120,7 +120,7 @@ def recipe(scale: float = 1.0) -> Recipe:
         "base": Stage(network="generator", settings=GeneratorConfig()),
         "refined": Stage(
             network="generator",
-            settings=GeneratorConfig(go_on=True, features=1.0, steps=4500, rate=3e-3, seed=42),
+            settings=GeneratorConfig(go_on=True, features=1.0, steps=3600, rate=3e-3, seed=42),
             needs={"generator": "base", "clip": "clip"},
         ),
         "identity": Stage(network="identity", settings=IdentityConfig()),

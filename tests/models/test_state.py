@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.state import GeneratorState
+from models.state import AnyOffset, FactorisedOffset, GeneratorState, dense
 
 numbers = st.floats(-2, 2, width=32)
 batches = st.integers(1, 3)
@@ -20,17 +20,30 @@ def offset(seed: int, batch: int, kernel: int) -> Tensor:
     return torch.randn(batch, 2, 3, kernel, kernel, generator=torch.Generator().manual_seed(seed)).double()
 
 
+def factorised(seed: int, batch: int) -> FactorisedOffset:
+    stream = torch.Generator().manual_seed(seed)
+    a, b, c = (torch.randn(*shape, generator=stream).double() for shape in ((batch, 2), (batch, 3), (2, 3)))
+    return FactorisedOffset(out_BO=a, in_BI=b, shared_OI=c)
+
+
+def drawn(draw: st.DrawFn, seed: int, batch: int) -> AnyOffset:
+    rows = draw(st.sampled_from([1, batch]))
+    return factorised(seed, rows) if draw(st.booleans()) else offset(seed, rows, draw(kernels))
+
+
 @st.composite
 def states(draw: st.DrawFn, batch: int) -> GeneratorState:
     seed = draw(st.integers(0, 1000))
-    offsets = {i: offset(seed + i, draw(st.sampled_from([1, batch])), draw(kernels)) for i in draw(indices)}
+    offsets = {i: drawn(draw, seed + i, batch) for i in draw(indices)}
     return GeneratorState(latents_BLD=torch.randn(batch, 10, 4), offsets=offsets)
 
 
 def same(a: GeneratorState, b: GeneratorState) -> bool:
     """Equal once every offset is spread over the whole batch and a 3x3 kernel."""
     full = (len(a), 2, 3, 3, 3)
-    return set(a.offsets) == set(b.offsets) and all(torch.allclose(a.offsets[i].expand(full), b.offsets[i].expand(full)) for i in a.offsets)
+    return set(a.offsets) == set(b.offsets) and all(
+        torch.allclose(dense(a.offsets[i]).expand(full), dense(b.offsets[i]).expand(full)) for i in a.offsets
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -47,8 +60,8 @@ def test_composing_multiplies_the_weights(data: st.DataObject, batch: int) -> No
     both = a.composed(b)
     none = torch.zeros(batch, 2, 3, 3, 3, dtype=torch.float64)
     for i in set(a.offsets) | set(b.offsets):
-        weight = (1 + a.offsets.get(i, none)) * (1 + b.offsets.get(i, none))
-        assert torch.allclose((1 + both.offsets[i]).expand(weight.shape), weight)
+        weight = (1 + dense(a.offsets.get(i, none))) * (1 + dense(b.offsets.get(i, none)))
+        assert torch.allclose((1 + dense(both.offsets[i])).expand(weight.shape), weight)
 
 
 @settings(deadline=None, max_examples=40)
@@ -57,7 +70,7 @@ def test_strengths_multiply(data: st.DataObject, batch: int, s: float, t: float)
     state = data.draw(states(batch))
     assert same(state.scaled(s).scaled(t), state.scaled(s * t))
     assert same(state.scaled(1), state)
-    assert all(o.abs().max() == 0 for o in state.scaled(0).offsets.values())
+    assert all(dense(o).abs().max() == 0 for o in state.scaled(0).offsets.values())
 
 
 @settings(deadline=None, max_examples=20)
@@ -80,8 +93,9 @@ def test_the_later_latents_and_the_later_domain_win() -> None:
 
 
 def test_a_state_moves_with_all_its_tensors() -> None:
-    state = GeneratorState(latents_BLD=torch.zeros(1, 10, 4), offsets={0: offset(0, 1, 1)}, domain="portraits").to("meta")
-    assert state.latents_BLD.is_meta and state.offsets[0].is_meta and state.domain == "portraits"
+    offsets = {0: offset(0, 1, 1), 1: factorised(1, 1)}
+    state = GeneratorState(latents_BLD=torch.zeros(1, 10, 4), offsets=offsets, domain="portraits").to("meta")
+    assert state.latents_BLD.is_meta and all(dense(o).is_meta for o in state.offsets.values()) and state.domain == "portraits"
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 3, 1, 1), (2, 2, 3, 1), (2, 2, 3, 2, 2), (2, 2, 3, 1, 3)])
