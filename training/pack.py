@@ -72,6 +72,8 @@ class Recipe:
     stages: Mapping[str, Stage]
     scale: float = 1.0
     """Share of the steps, pictures and measured portraits of a real training; below 1 the networks are for trying the command."""
+    left_out: tuple[str, ...] = ()
+    """Stages that the whole recipe has and this one does not."""
 
     def packed(self) -> tuple[str, ...]:
         """Return the stages whose networks go into the pack: those that no other stage goes on with."""
@@ -92,7 +94,12 @@ class Recipe:
             gone = next((need for need in stage.needs.values() if need not in kept), None)
             if gone is not None:
                 raise ValueError(f"stage {name} needs {gone}: leave out {name} too, or neither")
-        return replace(self, stages=kept)
+        return replace(self, stages=kept, left_out=(*self.left_out, *names))
+
+    @property
+    def command(self) -> str:
+        """Return the command that makes such a pack."""
+        return "make pack" + (f" PACK=\"--without '[{','.join(self.left_out)}]'\"" if self.left_out else "")
 
     def fingerprint(self, name: str) -> str:
         """Return a hash of a stage's settings and those of all that it needs."""
@@ -251,7 +258,7 @@ def join(
     stages = plan.stages
     results = {name: json.loads((work / name / "result.json").read_text()) for name in stages}
     provenance: dict[str, object] = {
-        "command": "make pack", "hardware": f"{platform.machine()}, CPU only", "torch": str(torch.__version__),
+        "command": plan.command, "hardware": f"{platform.machine()}, CPU only", "torch": str(torch.__version__),
         "seconds": round(seconds, 1), "thread_seconds": round(sum(result["seconds"] for result in results.values()), 1),
         "generator_teacher": "taught by the renderer (regression on the picture of the same latent); no adversary",
         "held_out": "all numbers are measured on people drawn from seeds that no training uses (training/data.py: HELD_OUT)",

@@ -98,6 +98,7 @@ def test_stages_can_be_left_out_unless_others_need_them() -> None:
     fewer = plan.without(["hyperstyle", "psp", "restyle_psp"])
     assert set(plan.stages) - set(fewer.stages) == {"hyperstyle", "psp", "restyle_psp"}
     assert all(fewer.fingerprint(name) == plan.fingerprint(name) for name in fewer.stages)
+    assert (plan.command, fewer.command) == ("make pack", "make pack PACK=\"--without '[hyperstyle,psp,restyle_psp]'\"")
     with pytest.raises(ValueError, match="restyle_psp needs psp"):
         plan.without(["psp"])
     with pytest.raises(ValueError, match="no stage 'pspp'.*psp"):
