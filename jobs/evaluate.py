@@ -21,8 +21,8 @@ from pathlib import Path
 import jsonargparse
 import torch
 
-from evaluation import inversion_run, inversion_suite, pack_suite, strengths
-from models.instruction import InstructionError, load_instructions
+from evaluation import inversion_run, inversion_suite, new_pack, pack_suite, strengths
+from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
 from pipeline.config import ConfigError, TrackingConfig
 from pipeline.registry import resolve_pack
@@ -30,6 +30,7 @@ from pipeline.training_run import end_run, open_run
 
 SUITES = (pack_suite.NAME, inversion_suite.NAME, strengths.NAME)
 FIGURES = "figures.json"
+SHIPPED = "configs/instructions/portraits.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Options:
         suite: One of: pack, inversion, strengths.
         pack: Folder or URL of the pack, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry.
         tracking_uri: MLflow server or database with that registry and for the runs of suite inversion; by default MLFLOW_TRACKING_URI.
-        instructions: YAML file of the instructions to measure.
+        instructions: YAML file of the instructions to measure; by default those of the pack, with the strengths chosen for it,
+            or else configs/instructions/portraits.yaml.
         pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion. For suite strengths: validation portraits
             of each instruction, by default 150.
         edits: Held-out portraits per instruction.
@@ -62,7 +64,7 @@ class Options:
     suite: str = pack_suite.NAME
     pack: str = "packs/portraits64"
     tracking_uri: str | None = None
-    instructions: str = "configs/instructions/portraits.yaml"
+    instructions: str | None = None
     pictures: int | None = None
     edits: int = pack_suite.EDITS
     inverter: str = "e4e"
@@ -92,15 +94,21 @@ def evaluate(options: Options) -> dict[str, object]:
         return {"suite": options.suite, "pack": pack.sha256, **_inversion(pack, options)}
     if options.suite == strengths.NAME:
         chosen = strengths.choose(
-            pack, load_instructions(options.instructions), say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
+            pack, instructions_for(pack, options), say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
             inverter=options.inverter,
         )  # fmt: skip
         return {"suite": options.suite, "pack": pack.sha256, "instructions": chosen}
     figures = pack_suite.measure(
-        pack, load_instructions(options.instructions), editor=options.editor, inverter=options.inverter,
+        pack, instructions_for(pack, options), editor=options.editor, inverter=options.inverter,
         pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,
     )  # fmt: skip
     return {"suite": options.suite, "pack": pack.sha256, **figures}
+
+
+def instructions_for(pack: Pack, options: Options) -> tuple[Instruction, ...]:
+    """Return the instructions to measure. Raises InstructionError."""
+    own = pack.path / new_pack.INSTRUCTIONS
+    return load_instructions(options.instructions or (str(own) if own.is_file() else SHIPPED))
 
 
 def _inversion(pack: Pack, options: Options) -> dict[str, object]:

@@ -59,7 +59,7 @@ class Options:
         parallel: How many stages run side by side, one core each.
         scale: Share of every stage's steps, pictures and measured portraits; below 1 to try the command, not to use the pack.
         stage: Run this stage alone and do not write the pack.
-        without: Stages to leave out; the pack then lacks their networks.
+        without: Stages to leave out; the pack then lacks their networks, or an ablation.
         tracking: Where the MLflow runs go.
         parent: MLflow run that a stage belongs to.
         driver: Process that a stage belongs to: the stage stops at a checkpoint when that process is gone.
@@ -146,6 +146,9 @@ def check(options: Options) -> str | None:
         return f"--stage {options.stage}: expected one of {', '.join(plan.stages)}"
     needs = plan.stages[options.stage].needs.values() if options.stage else ()
     missing = [need for need in needs if not plan.is_done(need, options.work)]
+    lacking = sorted(MEASURED - plan.networks())
+    if options.stage is None and lacking and options.output.resolve() == COMMITTED.resolve():
+        return f"--without: {COMMITTED} would be replaced by a pack without {', '.join(lacking)}: name another --output"
     return f"--stage {options.stage} needs {', '.join(missing)} first: run those stages, or leave out --stage" if missing else None
 
 
@@ -265,7 +268,12 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
         train_all(plan, options, run, stop=stop, spent=spent)
         seconds = spent.seconds
         # Shortened trainings leave networks that find no face, so there is nothing to measure.
-        finish = complete if plan.scale == 1 and plan.networks() >= MEASURED else None
+        finish = (lambda folder: complete(folder, stop)) if plan.scale == 1 and plan.networks() >= MEASURED else None
+        if finish is None:
+            say(
+                "the pack is not measured: "
+                + ("it is for trying the command" if plan.scale < 1 else "networks that this needs are left out")
+            )
         join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id, finish=finish)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
@@ -273,16 +281,22 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
     finally:
         spent.save()
     numbers = {name: dict(info.numbers) for name, info in Pack.load(options.output).info.networks.items()}
+    kept = [str(path.resolve()) for path in sorted(options.output.iterdir()) if path.suffix in (".json", ".yaml")]
     flat = {f"{network}/{name}": value for network, found in numbers.items() for name, value in found.items()}
-    end_run(run, status="FINISHED", metrics={**flat, "seconds": seconds}, artifacts=[str((options.output / "pack.yaml").resolve())])
+    end_run(run, status="FINISHED", metrics={**flat, "seconds": seconds}, artifacts=kept)
     return {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
 
 
-def complete(folder: Path) -> None:
-    """Choose strengths for a new pack and measure it."""
+def complete(folder: Path, stop: Stop) -> None:
+    """Choose strengths for a new pack and measure it. Raises KeyboardInterrupt when asked to stop."""
     from evaluation import new_pack  # imported here: it loads torchmetrics and torchvision, and every stage is a process of its own
 
-    new_pack.complete(folder, load_instructions(INSTRUCTIONS), say=say)
+    def report(text: str) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        say(text)
+
+    new_pack.complete(folder, load_instructions(INSTRUCTIONS), say=report)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -121,7 +121,8 @@ class ModulatedConv(nn.Module):
         if offset is not None and offset.shape[3] > 1:
             power_BOI = (self.weight * (1 + offset)).square().sum(dim=(3, 4))
         else:  # one factor per channel pair comes out of the sum over the kernel
-            power_BOI = self.weight.square().sum(dim=(3, 4)) * (1 if offset is None else (1 + offset[..., 0, 0]).square())
+            factor = 1 if offset is None else (1 + offset[..., 0, 0].to(self.weight.dtype)).square()
+            power_BOI = self.weight.square().sum(dim=(3, 4)) * factor
         if power_BOI.shape[0] == 1:
             return style_BI.square() @ power_BOI[0].T
         return torch.bmm(power_BOI, style_BI.square()[:, :, None])[:, :, 0]
@@ -136,7 +137,7 @@ class ModulatedConv(nn.Module):
 
     def _convolve_factors(self, x_BIHW: Tensor, offset: FactorisedOffset) -> Tensor:
         """Return the convolution by the kernels of all samples at once: with A = 1 + shared, `x * (theta A) + b ((a x) * theta)`."""
-        fixed_OIkk = self.weight[0] * (1 + offset.shared_OI)[:, :, None, None]
+        fixed_OIkk = self.weight[0] * (1 + offset.shared_OI.to(self.weight.dtype))[:, :, None, None]
         along_in, along_out = like(x_BIHW, offset.in_BI), offset.out_BO
         y = convolve(x_BIHW, fixed_OIkk, up=self.layer.upsample)
         varied = convolve(x_BIHW * along_in, self.weight[0], up=self.layer.upsample)

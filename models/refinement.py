@@ -42,15 +42,14 @@ class SeparableKernel(nn.Module):
     def forward(self, features_BF: Tensor) -> Tensor:
         """Return the offset (B, O, I, k, k)."""
         a, b, constant = self._parts(features_BF)
-        offset = torch.einsum("byxo,byxi->boiyx", b, a) + constant[:, :, None, None]
-        return offset
+        return torch.einsum("byxo,byxi->boiyx", b, a) + constant[:, :, None, None]
 
     def factors(self, features_BF: Tensor) -> AnyOffset:
         """Return the same offset without multiplying it out, if its kernel size is 1."""
         if self.kernel_size > 1:
             return self.forward(features_BF)
         a, b, constant = self._parts(features_BF)
-        return FactorisedOffset(out_BO=b[:, 0, 0].float(), in_BI=a[:, 0, 0].float(), shared_OI=constant)
+        return FactorisedOffset(out_BO=b[:, 0, 0].to(constant), in_BI=a[:, 0, 0].to(constant), shared_OI=constant)
 
     def _parts(self, features_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the factors along I (B, k, k, I) and O (B, k, k, O), and what is the same for all samples (O, I)."""

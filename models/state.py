@@ -24,6 +24,12 @@ class FactorisedOffset:
     in_BI: Tensor
     shared_OI: Tensor
 
+    def __post_init__(self) -> None:
+        found = [tuple(value.shape) for value in (self.out_BO, self.in_BI, self.shared_OI)]
+        wanted = [(len(self.out_BO), found[2][0]), (len(self.out_BO), found[2][-1])]
+        if len(found[2]) != 2 or found[:2] != wanted:
+            raise ValueError(f"factorised offset: expected shapes (B, O), (B, I), (O, I), found {found[0]}, {found[1]}, {found[2]}")
+
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
         """Return the shape of the dense offset."""
@@ -47,7 +53,7 @@ class FactorisedOffset:
 
 
 AnyOffset = Tensor | FactorisedOffset
-Offsets = Mapping[int, Tensor] | Mapping[int, AnyOffset]
+Offsets = Mapping[int, AnyOffset]
 
 
 def dense(offset: AnyOffset) -> Tensor:

@@ -15,6 +15,7 @@ from models.inverters import Inverter
 from models.losses import directional_clip_loss
 from models.pack import Pack
 from models.perception import AttributeNet, IdentityNet
+from models.state import scale_offsets
 from models.stylegan2 import Generator
 from pipeline.attributes import DECISION, AttributeJudge
 from portraits import ATTRIBUTE_NAMES, Parameters, sample_parameters
@@ -108,7 +109,7 @@ def _judge(net: HyperEditor, judges: Judges, data: Inversions, rows: Tensor, dir
     assert judges.attributes is not None
     device = device_of(net)
     before = to_float(data.pictures[rows]).to(device)
-    offsets = {i: o * instruction.strength for i, o in net(to_float(data.reconstructions[rows]).to(device), direction).items()}
+    offsets = scale_offsets(net.factors(to_float(data.reconstructions[rows]).to(device), direction), instruction.strength)
     edited = judges.generator.synthesis(data.latents_NLD[rows].to(device), offsets).clamp(-1, 1)
     same = (judges.identity(edited) * judges.identity(before)).sum(1)
     said, was = judges.attributes.probabilities(edited), judges.attributes.probabilities(before)
@@ -149,7 +150,7 @@ def measure_pictures(
         for rows in torch.arange(len(bank)).split(50):
             before, w = to_float(bank[rows]).to(device), latents_NLD[rows].to(device)
             made = judges.generator.synthesis(w)
-            offsets = {i: o * instruction.strength for i, o in net(made, direction).items()}
+            offsets = scale_offsets(net.factors(made, direction), instruction.strength)
             edited = judges.generator.synthesis(w, offsets).clamp(-1, 1)
             towards = 1 - directional_clip_loss(judges.clip.embed_images(edited), judges.clip.embed_images(made), direction)
             same = (judges.identity(edited) * judges.identity(before)).sum(1)

@@ -250,7 +250,8 @@ def plain_settings(stage: Stage) -> dict[str, object]:
 def join(
     plan: Recipe, work: Path, folder: Path, *, seconds: float, mlflow_run: str | None = None, finish: Callable[[Path], None] | None = None
 ) -> None:
-    """Join the stages' results into one pack; `seconds` is what the command took, all its runs together.
+    """Join the stages' results into one pack; `seconds` is what the training took by the clock, all runs
+    of the command together.
 
     `finish` may add to the new pack before it takes its place. A kill leaves the old pack or the new one. Raises OutputError where the
     folder holds something else.

@@ -15,7 +15,7 @@ def windows(count: int, *, zoom: float, whole: float, generator: torch.Generator
     """Draw windows (count, 3): side in (0, 1] of the picture's, x and y of the centre in [-1, 1].
 
     Up to the share `zoom` of the side is cut away; the share `whole` of the windows shows the whole picture. Raises ValueError for
-    shares outside [0, 1).
+    shares outside [0, 1], or a zoom of 1.
     """
     if not 0 <= zoom < 1 or not 0 <= whole <= 1:
         raise ValueError(f"windows: zoom {zoom}, whole {whole}: expected shares, the zoom below 1")

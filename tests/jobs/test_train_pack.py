@@ -85,6 +85,12 @@ def test_one_command_trains_records_and_joins_every_network(tmp_path: Path) -> N
         (["--stage", "e4e"], "--stage e4e needs generator, identity, attributes first"),
         (["--output", "packs/portraits64"], "would replace packs/portraits64"),
         (["--parallel", "0"], "--parallel 0: expected 1 or more"),
+        (["--without", "[psp]"], "stage restyle_psp needs psp: leave out restyle_psp too"),
+        (["--without", "[hyper]"], "no stage 'hyper': expected some of clip, base"),
+        (
+            ["--without", "[hypereditor,landmarks]", "--scale", "1", "--output", "packs/portraits64"],
+            "would be replaced by a pack without hypereditor, landmarks",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], said: str, command: Command) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from models.encoders import Encoder4Editing, WEncoder
 from models.hypereditor import HyperEditor
 from models.refinement import SeparableKernel
+from models.state import FactorisedOffset, dense
 from models.stylegan2 import Generator, layer_table
 
 CHANNELS = {4: 16, 8: 16, 16: 12, 32: 8, 64: 8}
@@ -33,6 +34,16 @@ def test_factors_give_the_same_offset_as_the_definition(kernel_size: int, index:
     offset = head(features)
     assert offset.shape == (3, layer.out_channels, layer.in_channels, kernel_size, kernel_size)
     assert (offset - head.plain(features)).abs().max() <= 1e-5 * offset.abs().max()
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@torch.no_grad()
+def test_offsets_that_are_not_multiplied_out_are_the_same_offsets(kernel_size: int) -> None:
+    h = hypernetwork(kernel_size=kernel_size, layers=[0, 2, 4, 5])
+    image, text = torch.randn(3, 3, 64, 64), torch.randn(1, 12)
+    factors, offsets = h.factors(image, text), h(image, text)
+    assert [isinstance(factors[i], FactorisedOffset) for i in (0, 2, 4, 5)] == [kernel_size == 1, kernel_size == 1, False, kernel_size == 1]
+    assert all((dense(factors[i]) - o).abs().max() <= 1e-6 * o.abs().max() for i, o in offsets.items())
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from models import modulated_conv
 from models.discriminator import Discriminator
 from models.modulated_conv import ModulatedConv, convolve_grouped, convolve_looped
-from models.state import FactorisedOffset, GeneratorState
+from models.state import FactorisedOffset, GeneratorState, Offsets
 from models.stylegan2 import Generator
 
 CHANNELS = {4: 16, 8: 16, 16: 12, 32: 8, 64: 8}
@@ -130,6 +130,23 @@ def test_the_generator_runs_factorised_offsets_with_the_gradients_of_dense_ones(
         picture = wide.synthesis(latents(2)[:, :6], {i: o.dense() for i, o in given.items()} if dense else given)
         gradients.append([picture, *torch.autograd.grad(picture.square().mean(), leaves)])
     assert all(close(ours, wanted) for ours, wanted in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("factorised", [False, True])
+def test_half_precision_stays_within_two_percent_and_keeps_demodulation_in_full(generator: Generator, factorised: bool) -> None:
+    given: Offsets = factors(generator, 3) if factorised else offsets(generator, 3, kernel=1)
+    wanted = generator.synthesis(latents(3), given)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = generator.synthesis(latents(3), given)
+        module = generator.convolutions()[3]
+        _, demodulation = module(torch.randn(3, 16, 8, 8, dtype=torch.bfloat16), torch.randn(3, 16), given[3])
+    assert (made.float() - wanted).abs().mean() <= 0.02 * wanted.abs().mean()
+    assert demodulation is not None and demodulation.dtype == torch.float32
+
+
+def test_factors_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected shapes \(B, O\), \(B, I\), \(O, I\), found \(2, 4\), \(3, 5\)"):
+        FactorisedOffset(out_BO=torch.zeros(2, 4), in_BI=torch.zeros(3, 5), shared_OI=torch.zeros(4, 5))
 
 
 @pytest.mark.parametrize("up", [False, True])

@@ -239,6 +239,28 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path: Path) ->
     assert Checkpoints(str(tmp_path), keep=2).steps() == []
 
 
+class Kernels(Line):
+    """A line through a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Unflatten(1, (3, 1, 1)), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4, 1))
+
+
+def test_kernels_and_their_moments_lie_channels_last_also_after_a_resume(tmp_path: Path) -> None:
+    whole, gone_on = Kernels(), Kernels()
+    run(whole, tmp_path / "whole")
+    run(Kernels(), tmp_path / "parts", looks=1)
+    run(gone_on, tmp_path / "parts")
+    for line in (whole, gone_on):
+        kernels = line.net.get_parameter("1.weight")
+        moments = line.made[-1].state[kernels]
+        for value in (kernels, moments["exp_avg"], moments["exp_avg_sq"]):
+            assert value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
+    assert len(gone_on.history) < len(whole.history) and same(end(whole), end(gone_on))
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     free, clipped = Line(steps=1, dropout=0.0), Line(steps=1, dropout=0.0, clip_norm=0.01)
     run(free, tmp_path / "free")

@@ -49,6 +49,10 @@ class ClipConfig:
     seed: int = 31
     measured: int = 1200
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.zoom < 1:
+            raise ValueError(f"zoom {self.zoom}: expected a share of 0 or more and below 1")
+
 
 def twins(p: Parameters, *, rng: random.Random) -> tuple[Parameters, list[str]]:
     """Change one attribute or the style of every portrait; return the twins and what differs."""

@@ -48,7 +48,7 @@ class HyperEditorConfig:
     kernel_size: int = 1
     pictures: int = 6_000
     """Portraits that are rendered and inverted for each phase, where none come from shards."""
-    phases: Sequence[tuple[int, float]] = ((1200, 1.0), (2200, 0.1))
+    phases: Sequence[tuple[int, float]] = ((1000, 1.0), (1800, 0.1))
     """Steps and weight of L2 of each phase."""
     batch: int = 12
     rate: float = 1e-3
@@ -62,6 +62,10 @@ class HyperEditorConfig:
     seed: int = 71
     measured: int = 200
     """Portraits that each instruction is measured on."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.zoom < 1 or self.wear < 0:
+            raise ValueError(f"zoom {self.zoom}, wear {self.wear}: expected a share below 1, and 0 or more")
 
     def resolved(self) -> HyperEditorConfig:
         """Return the settings with the chosen instructions in place of the file's name. Raises InstructionError or ValueError."""
@@ -235,7 +239,7 @@ class HyperEditorObjective(Objective[Batch]):
         made = judges.generator.synthesis(w.to(device)).clamp(-1, 1)
         columns = [before.to(device), made]
         for k in range(len(self.instructions)):
-            offsets = self.net(made, self.direction_KE[k : k + 1])
+            offsets = self.net.factors(made, self.direction_KE[k : k + 1])
             columns.append(judges.generator.synthesis(w.to(device), offsets).clamp(-1, 1))
         return torch.stack(columns, 1)
 
