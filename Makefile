@@ -32,9 +32,9 @@ bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
 	@$(PY) -m benchmarks.train_data
 	@$(PY) -m benchmarks.train_workers
 
-train-smoke: setup ## train HyperEditor on one attribute with two workers and measure it
+train-smoke: setup ## train HyperEditor on one attribute with two workers and check how well and how fast
 	@rm -rf out/smoke
-	@$(PY) jobs/train.py --config configs/train/smoke.yaml $(TRAIN)
+	@$(PY) -m benchmarks.train_smoke $(TRAIN)
 
 pack: setup ## retrain every network of packs/portraits64 from nothing (hours on a CPU)
 	@$(PY) jobs/train_pack.py $(PACK)
