@@ -121,13 +121,13 @@ def recipe(scale: float = 1.0) -> Recipe:
     """Return how the portraits pack is made; `scale` in (0, 1] shortens every stage."""
     encoded = {"generator": "generator", "identity": "identity", "attributes": "attributes"}
     edited = {**encoded, "e4e": "e4e", "clip": "clip"}
-    ablation = HyperEditorConfig(only=("smile", "beard", "blond", "zombie"), phases=((500, 1.0),))
+    ablation = HyperEditorConfig(only=("smile", "beard", "blond", "zombie"), phases=((800, 1.0),))
     stages = {
         "clip": Stage(network="clip", settings=ClipConfig()),
         "base": Stage(network="generator", settings=GeneratorConfig()),
         "refined": Stage(
             network="generator",
-            settings=GeneratorConfig(go_on=True, features=1.0, steps=3600, rate=3e-3, seed=42),
+            settings=GeneratorConfig(go_on=True, features=1.0, steps=6500, rate=3e-3, seed=42),
             needs={"generator": "base", "clip": "clip"},
         ),
         "identity": Stage(network="identity", settings=IdentityConfig()),

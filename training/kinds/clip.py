@@ -39,10 +39,10 @@ class ClipConfig:
     merges: int = 3000
     templates: Sequence[str] = TEMPLATES[:8]
     pairs: int = 24_000
-    steps: int = 1400
+    steps: int = 1600
     batch: int = 96  # pairs
     rate: float = 1.2e-3
-    pairwise_steps: int = 500
+    pairwise_steps: int = 700
     pairwise_rate: float = 8e-4
     zoom: float = 0.25
     """Largest share of a picture's side that its window leaves out; every other picture is seen whole."""

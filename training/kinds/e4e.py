@@ -34,7 +34,7 @@ class EncoderConfig:
     depths: Sequence[int] = (1, 1, 2, 1)
     style_width: int = 64
     pictures: int = 24_000
-    steps: int = 2200
+    steps: int = 3000
     batch: int = 24
     rate: float = 1.5e-3
     identity: float = 0.5

@@ -47,7 +47,7 @@ class HyperStyleConfig:
     depths: Sequence[int] = (1, 1, 1, 1)
     inner: int = 64
     shared_inner: int = 48
-    phases: Sequence[tuple[int, int]] = ((600, 1), (1000, 5))
+    phases: Sequence[tuple[int, int]] = ((600, 1), (1800, 5))
     """Steps and passes of each phase; the ablation without iterative refinement has one pass throughout."""
     passes: int = ITERATIONS
     """Passes that the numbers are measured with."""

@@ -26,7 +26,7 @@ class LandmarksConfig:
     widths: Sequence[int] = (24, 40, 64, 96)
     pictures: int = 20_000
     empty: int = 3_000
-    steps: int = 2600
+    steps: int = 3400
     batch: int = 48
     rate: float = 2e-3
     seed: int = 51
