@@ -29,6 +29,7 @@ check: setup ## ruff, mypy and the length of the files
 
 bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
 	@$(PY) -m benchmarks.render
+	@$(PY) -m benchmarks.factorised
 	@$(PY) -m benchmarks.train_data
 	@$(PY) -m benchmarks.train_workers
 

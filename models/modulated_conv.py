@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from models.layers import EPSILON, EqualLinear, Resample
 from models.state import AnyOffset, FactorisedOffset
 
-HEAVY_KERNELS = 2
-"""Kernels of a sample that have this many times the values of its activations cost more than a second convolution does."""
+HEAVY_KERNELS = 10
+"""Kernels of a sample with this many times the values of its activations cost more than a second convolution (benchmarks/factorised.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
