@@ -2,10 +2,12 @@
 
     python jobs/train_pack.py --output packs/portraits64 --work runs/pack
 
-Stages run side by side (one process of one thread each, `--parallel` at a time); one that is finished for the same settings is not
-run again, and one that was stopped goes on from its newest checkpoint. MLflow gets one run for the pack, with the numbers, times and
-pack.yaml, and below it one run per stage with its curves and sheets. The last line printed is JSON with the numbers reached. Exit
-codes: 0 done, 2 wrong arguments or a folder that cannot be used, 130 stopped at checkpoints after Ctrl-C or SIGTERM, 1 anything else.
+Where nothing that this needs is left out, the new pack gets strengths of its instructions, chosen on validation people, and is measured
+on held-out ones. Stages run side by side (one process of one thread each, `--parallel` at a time); one that is finished for the same
+settings is not run again, and one that was stopped goes on from its newest checkpoint. MLflow gets one run for the pack, with the
+numbers, times and pack.yaml, and below it one run per stage with its curves and sheets. The last line printed is JSON with the numbers
+reached. Exit codes: 0 done, 2 wrong arguments or a folder that cannot be used, 130 stopped at checkpoints after Ctrl-C or SIGTERM, 1
+anything else.
 """
 
 from __future__ import annotations

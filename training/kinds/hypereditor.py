@@ -48,7 +48,7 @@ class HyperEditorConfig:
     kernel_size: int = 1
     pictures: int = 6_000
     """Portraits that are rendered and inverted for each phase, where none come from shards."""
-    phases: Sequence[tuple[int, float]] = ((1000, 1.0), (1800, 0.1))
+    phases: Sequence[tuple[int, float]] = ((2400, 1.0), (3000, 0.1))
     """Steps and weight of L2 of each phase."""
     batch: int = 12
     rate: float = 1e-3
