@@ -1,12 +1,13 @@
 """Measure what hosting a training in Ray Train costs per step, and how closely two workers follow one. Prints JSON; exit 1 beyond a limit.
 
-python -m benchmarks.train_workers [--steps 50] [--rounds 3]
+python -m benchmarks.train_workers [--steps 50] [--turns 30] [--only overhead]
 
 `curve_*`: the largest relative difference of the loss between one and two workers with the same global batch and seed, in float32.
 `control_*`: the same between one thread and two of one worker, which only changes the order of sums. A training that amplifies rounding
 differs by that much whatever the workers do, so a curve is beyond its limit where it is also beyond twice its control.
 `float64_*`: the difference between one and two workers with all arithmetic in float64, where only another algorithm could differ.
-`overhead`: median time of a step of two workers under Ray Train over that under torchrun, the runs taking turns.
+`overhead`: time of a step of two workers under Ray Train over that under torchrun: the median over turns of a few seconds, in which one
+training runs and the other is frozen (benchmarks/turns.py); `overhead_quartiles` are those of the turns.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import jsonargparse
 import yaml
+
+from benchmarks.turns import Training, take_turns, turns_of
 
 FLOORS = Path(__file__).with_name("floors.yaml")
 ROOT = Path(__file__).parents[1]
@@ -32,7 +36,10 @@ SETTINGS = {
     "e4e": ["--settings.pictures", "400", "--settings.measured", "20", "--settings.steps"],
 }
 AMPLIFIES = ("e4e",)  # trainings whose curves are also compared in float64
-WARM_UP = 10
+WARM_UP = 20
+TURN_S = 5.0
+THAWED = 2  # first steps of a turn that do not count: caches are cold, and what was due meanwhile is caught up
+ENDLESS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +47,51 @@ class Options:
     """How to measure.
 
     Args:
-        steps: Steps of every training.
-        rounds: Trainings of each host for the overhead.
+        steps: Steps of every training whose curve is compared.
+        turns: Turns of each host for the overhead.
+        only: Measure this alone.
     """
 
     steps: int = 50
-    rounds: int = 3
+    turns: int = 30
+    only: Literal["curves", "overhead"] | None = None
 
 
-def train(
+def command(
     network: str, folder: Path, *, steps: int, workers: int, ray: bool, precision: str, threads: int = 1, float64: bool = False
-) -> list[dict[str, float]]:
-    """Run a training and return its log, a line per step."""
+) -> list[str]:
+    """Return the command of a training into a folder."""
     job = [IN_FLOAT64, JOB] if float64 else [JOB]
     launcher = [sys.executable, *job]
     hosted = ["--workers.threads", str(threads), *(["--workers.count", str(workers)] if ray else ["--plain"])]
     if not ray and workers > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), *job]
     value = f"[[{steps}, 1.0]]" if network == "hypereditor" else str(steps)
-    flags = ["--network", network, "--output", str(folder), "--precision", precision, *QUIET, *hosted, *SETTINGS[network], value]
-    done = subprocess.run([*launcher, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [
+        *launcher, "--network", network, "--output", str(folder), "--precision", precision, *QUIET, *hosted, *SETTINGS[network], value
+    ]  # fmt: skip
+
+
+def train(
+    network: str, folder: Path, *, steps: int, workers: int, precision: str, threads: int = 1, float64: bool = False
+) -> list[dict[str, float]]:
+    """Run a training without Ray and return its log, a line per step."""
+    asked = command(network, folder, steps=steps, workers=workers, precision=precision, threads=threads, float64=float64)
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{network} with {workers} worker(s) ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    return log(folder)
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    """Return the log of a training."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def curve(network: str, folder: Path, *, steps: int) -> dict[str, float]:
     """Return the largest relative difference of the losses of one and two workers, and of one and two threads of one worker."""
     alone, together, threaded = (
-        train(network, folder / name, steps=steps, workers=workers, ray=False, precision="float32", threads=threads)
+        train(network, folder / name, steps=steps, workers=workers, precision="float32", threads=threads)
         for name, workers, threads in ((f"{network}-1", 1, 1), (f"{network}-2", 2, 1), (f"{network}-threads", 1, 2))
     )
     return {f"curve_{network}": _difference(alone, together), f"control_{network}": _difference(alone, threaded)}
@@ -77,7 +100,7 @@ def curve(network: str, folder: Path, *, steps: int) -> dict[str, float]:
 def exact_curve(network: str, folder: Path, *, steps: int) -> dict[str, float]:
     """Return the largest relative difference of the losses of one and two workers in float64."""
     alone, together = (
-        train(network, folder / f"{network}-{workers}-float64", steps=steps, workers=workers, ray=False, precision="float32", float64=True)
+        train(network, folder / f"{network}-{workers}-float64", steps=steps, workers=workers, precision="float32", float64=True)
         for workers in (1, 2)
     )
     return {f"float64_{network}": _difference(alone, together)}
@@ -92,27 +115,42 @@ def _control(figure: str, found: dict[str, float]) -> float:
     return found[figure.replace("curve_", "control_")] if figure.startswith("curve_") else 0.0
 
 
-def step_s(folder: Path, *, steps: int, ray: bool) -> float:
-    """Return the median time of a step of two workers."""
-    times = [line["s"] for line in train("hypereditor", folder, steps=steps, workers=2, ray=ray, precision="bf16")]
-    return statistics.median(b - a for a, b in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False))
+def overhead(folder: Path, *, turns: int) -> dict[str, float | list[float]]:
+    """Return the time of a step under torchrun and under Ray Train, and their ratio, from turns."""
+    folders = {host: folder / f"overhead-{host}" for host in ("plain", "ray")}
+    plain, ray = (
+        Training(
+            command("hypereditor", where, steps=ENDLESS, workers=2, ray=host == "ray", precision="bf16"), output=where, cwd=ROOT
+        )
+        for host, where in folders.items()
+    )  # fmt: skip
+    with plain, ray:
+        take_turns(plain, ray, turns=turns, seconds=TURN_S, warm=WARM_UP)
+    one, other = (
+        [statistics.median(turn[THAWED:]) for turn in turns_of([line["s"] for line in log(where)], frozen_s=TURN_S / 2)[1 : turns + 1]]
+        for where in folders.values()
+    )
+    ratios = [slow / fast for fast, slow in zip(one, other, strict=True)]
+    return {
+        "plain_step_s": round(statistics.median(one), 4), "ray_step_s": round(statistics.median(other), 4),
+        "overhead": round(statistics.median(ratios), 4), "overhead_quartiles": [round(q, 4) for q in statistics.quantiles(ratios)],
+    }  # fmt: skip
 
 
 def main() -> int:
     """Measure; return 1 when a figure is beyond its limit."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
     limits: dict[str, float] = yaml.safe_load(FLOORS.read_text())["train_workers"]
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found: dict[str, float] = {}
-        for network in SETTINGS:
-            found |= curve(network, folder, steps=options.steps)
-            found |= exact_curve(network, folder, steps=options.steps) if network in AMPLIFIES else {}
-        turns = [(step_s(folder / f"p{i}", steps=options.steps, ray=False), step_s(folder / f"r{i}", steps=options.steps, ray=True))
-                 for i in range(options.rounds)]  # fmt: skip
-    plain, ray = (statistics.median(column) for column in zip(*turns, strict=True))
-    found |= {"plain_step_s": plain, "ray_step_s": ray, "overhead": ray / plain}
-    beyond = [figure for figure, limit in limits.items() if found[figure] > max(limit, 2 * _control(figure, found))]
+        if options.only != "overhead":
+            for network in SETTINGS:
+                found |= curve(network, folder, steps=options.steps)
+                found |= exact_curve(network, folder, steps=options.steps) if network in AMPLIFIES else {}
+        if options.only != "curves":
+            found |= overhead(folder, turns=options.turns)
+    beyond = [name for name, limit in limits.items() if name in found and found[name] > max(limit, 2 * _control(name, found))]
     print(json.dumps({"benchmark": "train_workers", **found, "limits": limits, "beyond_limit": beyond}))
     return 1 if beyond else 0
 

@@ -20,6 +20,11 @@ CPUS_PER_THREAD = 0.5  # a worker and its feed take turns: together they fill `t
 MAX_DEFAULT_THREADS = 4
 AUTH_MODE, AUTH_TOKEN, AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
+OWN_RAY = {
+    "RAY_enable_metrics_collection": "0", "RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0", "RAY_worker_niceness": "0",
+}  # fmt: skip
+"""Settings of a Ray of our own: nothing is collected for the dashboard that it has not, and workers do not give way to Ray's daemons."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -71,6 +76,7 @@ def connect(*, worker_output: bool = True) -> Cluster:
     else:
         if not _has_token():  # or Ray would write one into the home folder
             os.environ[AUTH_TOKEN] = secrets.token_hex(32)
+        os.environ |= {name: value for name, value in OWN_RAY.items() if name not in os.environ}
         ray.init(address="local", include_dashboard=False, log_to_driver=worker_output, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, on_sigterm)
     return _measure()

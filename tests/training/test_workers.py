@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.training.small_kinds import COMPARED, log_of, train
-from tests.training.two_workers import SHAPES, norm, normalised
+from tests.training.two_workers import GROWN, SHAPES, norm, normalised
 from training.checkpoint import unpack_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,12 +27,10 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what two workers left."""
-    output = tmp_path_factory.mktemp("two")
+def run_two(output: Path, *flags: str) -> None:
+    """Run two workers into a folder."""
     shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(WORKERS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "tests.training.two_workers", str(output)]
+    command = [sys.executable, "-m", "tests.training.two_workers", str(output), *flags]
     workers = [
         subprocess.Popen(command, cwd=ROOT, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in range(WORKERS)
     ]
@@ -41,6 +40,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what two workers left."""
+    output = tmp_path_factory.mktemp("two")
+    run_two(output)
     return output
 
 
@@ -72,3 +78,23 @@ def test_the_first_losses_are_those_of_one_worker(two: Path, network: str, tmp_p
     assert [line["step"] for line in together] == [line["step"] for line in alone] == list(range(1, STEPS + 1))
     for a, b in zip(alone, together, strict=True):
         assert b == pytest.approx(a, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("network", ["attributes", "e4e", "mapping"])
+def test_what_two_workers_began_one_goes_on_with(two: Path, network: str, tmp_path: Path) -> None:
+    """A group that lost a machine for good: its state holds nothing that belongs to a worker."""
+    shrunk, alone = tmp_path / "shrunk", tmp_path / "alone"
+    shutil.copytree(two / network, shrunk)
+    assert train(network, shrunk).finished and train(network, alone).finished
+    for a, b in zip(log_of(alone), log_of(shrunk), strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-5), a["step"]
+
+
+def test_what_one_worker_began_two_go_on_with(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    grown, alone = tmp_path_factory.mktemp("grown"), tmp_path / "alone"
+    assert train(GROWN, grown / GROWN, should_stop=lambda: True).step == STEPS
+    run_two(grown, "--go-on")
+    train(GROWN, alone)
+    assert [line["step"] for line in log_of(grown / GROWN)] == list(range(1, 11))
+    for a, b in zip(log_of(alone), log_of(grown / GROWN), strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-5), a["step"]

@@ -1,7 +1,7 @@
 """One of several gloo workers, started with torchrun's variables: `python -m tests.training.two_workers OUTPUT`.
 
 It normalises its part of a batch, then takes the first steps of every kind; the first worker's logs and both workers' tensors stay in
-OUTPUT.
+OUTPUT. With `--go-on` it ends the training of GROWN that one worker began there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from training.batch_norm import share_batch_norms
 from training.checkpoint import pack_tree
 from training.group import Group, launched_group
 
+GROWN = "e4e"
 SHAPES = {"pictures": (4, 3, 5, 6), "vectors": (8, 3, 1, 1)}
 
 
@@ -58,18 +59,26 @@ def part_of(group: Group, name: str) -> slice:
     return slice(group.rank * count, (group.rank + 1) * count)
 
 
-def main(output: Path) -> None:
+def main(output: Path, *, go_on: bool) -> None:
     """Be one worker."""
     torch.set_num_threads(1)
     group = launched_group(torch.device("cpu"))
+    if go_on:
+        train(GROWN, output / GROWN, group=group)
+    else:
+        begin(output, group)
+    distributed.destroy_process_group()
+
+
+def begin(output: Path, group: Group) -> None:
+    """Normalise, and take the first steps of every kind."""
     for name in SHAPES:
         net = norm()
         share_batch_norms(net, group)
         (output / f"{name}-{group.rank}").write_bytes(pack_tree(normalised(net, name, part_of(group, name))))
     for network in COMPARED:
         train(network, output / network, group=group, should_stop=lambda: group.is_first)
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), go_on=sys.argv[2:] == ["--go-on"])
