@@ -1,13 +1,14 @@
 """Measure what hosting a training in Ray Train costs per step, and how closely two workers follow one. Prints JSON; exit 1 beyond a limit.
 
-python -m benchmarks.train_workers [--steps 50] [--turns 30] [--only overhead]
+python -m benchmarks.train_workers [--steps 50] [--turns 20] [--only overhead]
 
 `curve_*`: the largest relative difference of the loss between one and two workers with the same global batch and seed, in float32.
 `control_*`: the same between one thread and two of one worker, which only changes the order of sums. A training that amplifies rounding
 differs by that much whatever the workers do, so a curve is beyond its limit where it is also beyond twice its control.
 `float64_*`: the difference between one and two workers with all arithmetic in float64, where only another algorithm could differ.
-`overhead`: time of a step of two workers under Ray Train over that under torchrun: the median over turns of a few seconds, in which one
-training runs and the other is frozen (benchmarks/turns.py); `overhead_quartiles` are those of the turns.
+`overhead`: time of a step of two workers under Ray Train over that under torchrun, from turns of a few seconds in which one training runs
+and the other is frozen (benchmarks/turns.py). Of all steps the lower quartile counts, since whatever else a shared machine does only adds;
+`overhead_of_medians` is the ratio of the medians. `ray_share`: what Ray's own processes took of all CPU time while Ray's training ran.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ SETTINGS = {
 }
 AMPLIFIES = ("e4e",)  # trainings whose curves are also compared in float64
 WARM_UP = 20
-TURN_S = 5.0
-THAWED = 2  # first steps of a turn that do not count: caches are cold, and what was due meanwhile is caught up
+TURN_S = 8.0
+THAWED = 4  # first steps of a turn that do not count: caches are cold, and what was due meanwhile is caught up
 ENDLESS = 1_000_000
+WORKERS = {"plain": " -u ", "ray": "ray::RayTrainWorker"}  # what the command lines of processes that train have in common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Options:
     """
 
     steps: int = 50
-    turns: int = 30
+    turns: int = 20
     only: Literal["curves", "overhead"] | None = None
 
 
@@ -76,7 +78,7 @@ def train(
     network: str, folder: Path, *, steps: int, workers: int, precision: str, threads: int = 1, float64: bool = False
 ) -> list[dict[str, float]]:
     """Run a training without Ray and return its log, a line per step."""
-    asked = command(network, folder, steps=steps, workers=workers, precision=precision, threads=threads, float64=float64)
+    asked = command(network, folder, steps=steps, workers=workers, ray=False, precision=precision, threads=threads, float64=float64)
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{network} with {workers} worker(s) ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
@@ -115,25 +117,27 @@ def _control(figure: str, found: dict[str, float]) -> float:
     return found[figure.replace("curve_", "control_")] if figure.startswith("curve_") else 0.0
 
 
-def overhead(folder: Path, *, turns: int) -> dict[str, float | list[float]]:
-    """Return the time of a step under torchrun and under Ray Train, and their ratio, from turns."""
-    folders = {host: folder / f"overhead-{host}" for host in ("plain", "ray")}
+def overhead(folder: Path, *, turns: int) -> dict[str, float]:
+    """Return what a step takes under torchrun and under Ray Train, their ratio, and Ray's own share of the processors."""
+    folders = {host: folder / f"overhead-{host}" for host in WORKERS}
     plain, ray = (
         Training(
-            command("hypereditor", where, steps=ENDLESS, workers=2, ray=host == "ray", precision="bf16"), output=where, cwd=ROOT
+            command("hypereditor", where, steps=ENDLESS, workers=2, ray=host == "ray", precision="bf16"), output=where, cwd=ROOT,
+            worker=WORKERS[host],
         )
         for host, where in folders.items()
     )  # fmt: skip
     with plain, ray:
         take_turns(plain, ray, turns=turns, seconds=TURN_S, warm=WARM_UP)
     one, other = (
-        [statistics.median(turn[THAWED:]) for turn in turns_of([line["s"] for line in log(where)], frozen_s=TURN_S / 2)[1 : turns + 1]]
+        [step for turn in turns_of([line["s"] for line in log(where)], frozen_s=TURN_S / 2)[1 : turns + 1] for step in turn[THAWED:]]
         for where in folders.values()
     )
-    ratios = [slow / fast for fast, slow in zip(one, other, strict=True)]
+    fast, slow = (statistics.quantiles(steps)[0] for steps in (one, other))
     return {
-        "plain_step_s": round(statistics.median(one), 4), "ray_step_s": round(statistics.median(other), 4),
-        "overhead": round(statistics.median(ratios), 4), "overhead_quartiles": [round(q, 4) for q in statistics.quantiles(ratios)],
+        "plain_step_s": round(fast, 4), "ray_step_s": round(slow, 4), "overhead": round(slow / fast, 4),
+        "overhead_of_medians": round(statistics.median(other) / statistics.median(one), 4),
+        "ray_share": round(ray.hosted_s / (ray.hosted_s + ray.trained_s), 4),
     }  # fmt: skip
 
 

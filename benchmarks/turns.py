@@ -27,10 +27,16 @@ LOOK_EVERY_S = 0.2
 
 
 class Training:
-    """A training in processes of its own: started, frozen, thawed, and stopped at a checkpoint, which writes its log."""
+    """A training in processes of its own: started, frozen, thawed, and stopped at a checkpoint, which writes its log.
 
-    def __init__(self, command: Sequence[str], *, output: Path, cwd: Path) -> None:
-        self._output, self._said = output, output.with_suffix(".txt")
+    `worker` is what the command lines of those processes have in common that train. `trained_s` and `hosted_s` are the CPU seconds that
+    these and all others (the host's) took between thawing and freezing.
+    """
+
+    def __init__(self, command: Sequence[str], *, output: Path, cwd: Path, worker: str) -> None:
+        self._output, self._said, self._worker = output, output.with_suffix(".txt"), worker
+        self.trained_s = self.hosted_s = 0.0
+        self._thawed: tuple[float, float] | None = None
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(command, cwd=cwd, stdout=said, stderr=subprocess.STDOUT)
 
@@ -54,15 +60,29 @@ class Training:
     def freeze(self) -> None:
         """Stop all its processes where they are."""
         self._signal(signal.SIGSTOP)
+        if self._thawed is not None:
+            trained_s, hosted_s = self._spent_s()
+            self.trained_s += trained_s - self._thawed[0]
+            self.hosted_s += hosted_s - self._thawed[1]
 
     def thaw(self) -> None:
         """Let all its processes go on."""
+        self._thawed = self._spent_s()
         self._signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Stop at a checkpoint and wait for the end."""
         StopMark(str(self._output)).set()
         self._process.wait(END_TIMEOUT_S)
+
+    def _spent_s(self) -> tuple[float, float]:
+        """Return the CPU seconds of the processes that train, and of all others."""
+        found = [0.0, 0.0]
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                found[self._worker not in " ".join(process.cmdline())] += times.user + times.system
+        return found[0], found[1]
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes():

@@ -5,14 +5,14 @@ Shape legend: N pictures, C channels, H/W rows/columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.inversion_suite import Inverted, Judge, Numbers
-from models.clip import ClipModel
+from evaluation.inversion_suite import BATCH, Inverted, Judge, Numbers
 from models.pack import Pack, PackError
 
 
@@ -50,18 +50,15 @@ def adapt(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor, *, adapted: Pac
     words = F.normalize(clip.embed_texts([text]), dim=1)[0]
     plain = torch.cat([generator(replace(state, offsets={})) for state in inverted.states]).clamp(-1, 1)
     tuned = torch.cat([generator(state) for state in inverted.states]).clamp(-1, 1)
-    who = judge.identity(wanted_NCHW)
+    who = _batched(judge.identity, wanted_NCHW)
 
     def numbers(image_NCHW: Tensor) -> Numbers:
-        same = (judge.identity(image_NCHW) * who).sum(1)
-        return {
-            "identity": float(same.mean()),
-            "identity_se": float(same.std() / len(same) ** 0.5),
-            "style": _style(clip, image_NCHW, words),
-        }
+        same = (_batched(judge.identity, image_NCHW) * who).sum(1)
+        style = F.normalize(_batched(clip.embed_images, image_NCHW), dim=1) @ words
+        return {"identity": float(same.mean()), "identity_se": float(same.std() / len(same) ** 0.5), "style": float(style.mean())}
 
     return Adapted(plain_NCHW=plain, tuned_NCHW=tuned, plain=numbers(plain), tuned=numbers(tuned))
 
 
-def _style(clip: ClipModel, image_NCHW: Tensor, words_D: Tensor) -> float:
-    return float((F.normalize(clip.embed_images(image_NCHW), dim=1) @ words_D).mean())
+def _batched(network: Callable[[Tensor], Tensor], image_NCHW: Tensor) -> Tensor:
+    return torch.cat([network(part) for part in image_NCHW.split(BATCH)])
