@@ -1,26 +1,27 @@
 """Measure what hosting a training in Ray Train costs per step, and how closely two workers follow one. Prints JSON; exit 1 beyond a limit.
 
-python -m benchmarks.train_workers [--steps 50] [--turns 20] [--only overhead]
+python -m benchmarks.train_workers [--steps 50] [--turns 12] [--only overhead]
 
 `curve_*`: the largest relative difference of the loss between one and two workers with the same global batch and seed, in float32.
 `control_*`: the same between one thread and two of one worker, which only changes the order of sums. A training that amplifies rounding
 differs by that much whatever the workers do, so a curve is beyond its limit where it is also beyond twice its control.
 `float64_*`: the difference between one and two workers with all arithmetic in float64, where only another algorithm could differ.
-`overhead`: time of a step of two workers under Ray Train over that under torchrun, from turns of a few seconds in which one training runs
-and the other is frozen (benchmarks/turns.py). Of all steps the lower quartile counts, since whatever else a shared machine does only adds;
-`overhead_of_medians` is the ratio of the medians. `ray_share`: what Ray's own processes took of all CPU time while Ray's training ran.
+`overhead`: mean time of a step of two workers under Ray Train over that under torchrun, from turns in which one training runs and the
+other is frozen (benchmarks/turns.py): the median of the turns' ratios; `overhead_low` and `overhead_high` are the quartiles.
+`ray_share`: what Ray's own processes took of all CPU time while Ray's training ran, which neighbours on the machine do not change.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jsonargparse
 import yaml
@@ -38,8 +39,8 @@ SETTINGS = {
 }
 AMPLIFIES = ("e4e",)  # trainings whose curves are also compared in float64
 WARM_UP = 20
-TURN_S = 8.0
-THAWED = 4  # first steps of a turn that do not count: caches are cold, and what was due meanwhile is caught up
+TURN_S = 20.0
+THAWED = 8  # first steps of a turn that do not count: caches are cold, and what was due meanwhile is caught up
 ENDLESS = 1_000_000
 WORKERS = {"plain": " -u ", "ray": "ray::RayTrainWorker"}  # what the command lines of processes that train have in common
 
@@ -55,7 +56,7 @@ class Options:
     """
 
     steps: int = 50
-    turns: int = 20
+    turns: int = 12
     only: Literal["curves", "overhead"] | None = None
 
 
@@ -129,23 +130,33 @@ def overhead(folder: Path, *, turns: int) -> dict[str, float]:
     )  # fmt: skip
     with plain, ray:
         take_turns(plain, ray, turns=turns, seconds=TURN_S, warm=WARM_UP)
-    one, other = (
-        [step for turn in turns_of([line["s"] for line in log(where)], frozen_s=TURN_S / 2)[1 : turns + 1] for step in turn[THAWED:]]
-        for where in folders.values()
-    )
-    fast, slow = (statistics.quantiles(steps)[0] for steps in (one, other))
+    one, other = ([statistics.mean(turn) for turn in counted(where, turns=turns)] for where in folders.values())
+    ratios = [slow / fast for fast, slow in zip(one, other, strict=True)]
+    low, middle, high = statistics.quantiles(ratios)
     return {
-        "plain_step_s": round(fast, 4), "ray_step_s": round(slow, 4), "overhead": round(slow / fast, 4),
-        "overhead_of_medians": round(statistics.median(other) / statistics.median(one), 4),
+        "plain_step_s": round(statistics.median(one), 4), "ray_step_s": round(statistics.median(other), 4), "overhead": round(middle, 4),
+        "overhead_low": round(low, 4), "overhead_high": round(high, 4),
         "ray_share": round(ray.hosted_s / (ray.hosted_s + ray.trained_s), 4),
     }  # fmt: skip
+
+
+def counted(folder: Path, *, turns: int) -> list[list[float]]:
+    """Return the durations of the steps that count, by turn. Raises ValueError where a turn has none."""
+    found = [turn[THAWED:] for turn in turns_of([line["s"] for line in log(folder)], turns=turns, frozen_s=TURN_S / 2)]
+    if not all(found):
+        raise ValueError(f"no step counts: turns of {TURN_S:g} s are too short for {THAWED} steps and one more")
+    return found
 
 
 def main() -> int:
     """Measure; return 1 when a figure is beyond its limit."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
+    if options.turns < 2 or options.steps < 1:
+        print(f"--turns {options.turns} --steps {options.steps}: expected 2 turns or more and 1 step or more", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or trainings would be left behind
     limits: dict[str, float] = yaml.safe_load(FLOORS.read_text())["train_workers"]
-    found: dict[str, Any] = {}
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.only != "overhead":

@@ -5,9 +5,9 @@
 Where nothing that this needs is left out, the new pack gets strengths of its instructions, chosen on validation people, and is measured
 on held-out ones. Stages run side by side (one process of one thread each, `--parallel` at a time); one that is finished for the same
 settings is not run again, and one that was stopped goes on from its newest checkpoint. MLflow gets one run for the pack, with the
-numbers, times and pack.yaml, and below it one run per stage with its curves and sheets; with `--register.model` the pack becomes a version
-of a registered model. The last line printed is JSON with the numbers reached. Exit codes: 0 done, 2 wrong arguments or a folder that
-cannot be used, 130 stopped at checkpoints after Ctrl-C or SIGTERM, 1 anything else.
+numbers, times and pack.yaml, and below it one run per stage with its curves and sheets. The last line printed is JSON with the numbers
+reached. Exit codes: 0 done, 2 wrong arguments or a folder that cannot be used, 130 stopped at checkpoints after Ctrl-C or SIGTERM, 1
+anything else.
 """
 
 from __future__ import annotations
@@ -27,15 +27,12 @@ from types import FrameType
 import jsonargparse
 import torch
 
-from hosting.config import RegisterConfig
 from models.instruction import load_instructions
 from models.pack import Pack
 from models.pack_format import write_atomically
 from pipeline.config import TrackingConfig
 from pipeline.lock import OutputError, held
-from pipeline.registry import register_pack
 from pipeline.storage import Storage
-from pipeline.tracking import TrackingError
 from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, open_run
 from training.pack import Recipe, join, output_problem, plain_settings, recipe, run_stage, settle
 from training.run import Result
@@ -66,7 +63,6 @@ class Options:
         stage: Run this stage alone and do not write the pack.
         without: Stages to leave out; the pack then lacks their networks, or an ablation.
         tracking: Where the MLflow runs go.
-        register: Registered model that the pack becomes a version of, and the alias that points to it then.
         parent: MLflow run that a stage belongs to.
         driver: Process that a stage belongs to: the stage stops at a checkpoint when that process is gone.
     """
@@ -78,7 +74,6 @@ class Options:
     stage: str | None = None
     without: list[str] = field(default_factory=list)
     tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment=EXPERIMENT))
-    register: RegisterConfig = field(default_factory=RegisterConfig)
     parent: str | None = None
     driver: int | None = None
 
@@ -142,8 +137,6 @@ def check(options: Options) -> str | None:
         return f"--scale {options.scale}: expected more than 0 and at most 1"
     if options.scale < 1 and options.stage is None and options.output.resolve() == COMMITTED.resolve():
         return f"--scale {options.scale} would replace {COMMITTED} by a pack for trying: name another --output (and --work)"
-    if options.register.model is not None and not options.tracking.enabled:
-        return f"--register.model {options.register.model} needs MLflow: leave out --tracking.enabled false"
     wrong = _check_output(options) if options.stage is None else None
     if wrong:
         return wrong
@@ -284,7 +277,6 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
                 + ("it is for trying the command" if plan.scale < 1 else "networks that this needs are left out")
             )
         join(plan, options.work, options.output, seconds=seconds, mlflow_run=run.run_id, finish=finish)
-        registered = register(options, run)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
@@ -294,18 +286,7 @@ def _train_pack(options: Options, *, stop: Stop) -> dict[str, object]:
     kept = [str(path.resolve()) for path in sorted(options.output.iterdir()) if path.suffix in (".json", ".yaml")]
     flat = {f"{network}/{name}": value for network, found in numbers.items() for name, value in found.items()}
     end_run(run, status="FINISHED", metrics={**flat, "seconds": seconds}, artifacts=kept)
-    told = {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
-    return told | ({"registered": registered} if registered else {})
-
-
-def register(options: Options, run: Run) -> dict[str, object]:
-    """Make the new pack a version of the model that was asked for; return which, nothing where none was. Raises TrackingError."""
-    model, alias = options.register.model, options.register.alias
-    if model is None:
-        return {}
-    version = register_pack(run, options.output, model=model, alias=alias)
-    say(f"registered as {model} version {version}" + (f", alias {alias}" if alias else ""))
-    return {"model": model, "version": version, "alias": alias}
+    return {"pack": str(options.output), "seconds": round(seconds, 1), "mlflow_run_id": run.run_id, "numbers": numbers}
 
 
 def complete(folder: Path, stop: Stop) -> None:
@@ -338,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OutputError as error:
         say(str(error))
         return WRONG
-    except (RuntimeError, TrackingError) as error:
+    except RuntimeError as error:
         say(str(error))
         return FAILED
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from evaluation import domain_adaptation
 from evaluation import inversion_suite as suite
 from evaluation.domain_adaptation import adapt, check_adapted
 from evaluation.inversion_ablations import ABLATIONS, Context, check_variants
@@ -85,7 +86,11 @@ def test_a_further_pack_must_share_the_generator_and_have_the_network(pack: Pack
         check_variants(pack, {"bare": without})
 
 
-def test_offsets_on_a_fine_tuned_generator_are_measured_without_and_with_them(judge: suite.Judge, pack: Pack, tmp_path: Path) -> None:
+def test_offsets_on_a_fine_tuned_generator_are_measured_without_and_with_them(
+    judge: suite.Judge, pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain_adaptation, "BATCH", 2)  # fewer than there are pictures
+
     def recoloured(found: Pack, folder: Path) -> None:
         generator = found.generator()
         with torch.no_grad():
