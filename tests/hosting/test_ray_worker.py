@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray.train
@@ -81,3 +82,25 @@ def test_a_stop_while_ray_waits_for_room_ends_the_job(config: dict[str, object],
     Progress(training.output).begin()  # a worker is there: it stops at a checkpoint
     threading.Timer(3, WaitingTrainer.room.set).start()
     _fit(training, width, run, scratch=scratch, max_failures=0, pack=None, say=print)
+
+
+@pytest.mark.parametrize(("least", "asked"), [(3, 3), (1, (1, 3))])
+def test_fewer_workers_than_asked_for_are_ray_s_to_choose_where_the_user_allows_them(
+    config: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, asked: object
+) -> None:
+    told: dict[str, Any] = {}
+
+    class ReadyTrainer:
+        def __init__(self, *_: object, **options: object) -> None:
+            told.update(options)
+
+        def fit(self) -> SimpleNamespace:
+            return SimpleNamespace(error=None)
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", ReadyTrainer)
+    training = config["training"]
+    assert isinstance(training, Training)
+    width = Width(count=3, least=least, threads=1, gpus=0.0)
+    _fit(training, width, Run(uri="unused"), scratch=str(tmp_path), max_failures=2, pack=None, say=print)
+    assert told["scaling_config"].num_workers == asked
+    assert told["run_config"].failure_config.max_failures == 2
