@@ -2,10 +2,10 @@
 
 A few passes per batch: each looks at the picture beside its present reconstruction, adds to the offsets (HyperStyle eq. 6), and has a
 loss of its own, L2 + 0.8 LPIPS + identity (eq. 7); gradients are cut between passes. Encoder and generator are frozen.
-Differs: identity weighs 1 in place of 0.1, twice as much as for this domain's encoders; the passes grow with the phases of the training (5 throughout
-in the paper), because a pass costs as much as a step of one pass, and early steps are spent better on pictures than on refinement; no
-toRGB layer has offsets, as in the released model; where no pretrained AlexNet is on the machine, LPIPS rests on a random one
-(models/perceptual.py).
+Differs: identity weighs 1 in place of 0.1, twice as much as for this domain's encoders; the passes grow with the phases of the training
+(5 throughout in the paper), because a pass costs as much as a step of one pass, and early steps are spent better on pictures than on
+refinement; no toRGB layer has offsets, as in the released model; where no pretrained AlexNet is on the machine, LPIPS rests on a random
+one (models/perceptual.py).
 """
 
 from __future__ import annotations
