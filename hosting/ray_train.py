@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hosting.config import TrainWorkersConfig
-from pipeline.cluster import Cluster, connect, disconnect, offer_token
+from pipeline.cluster import Cluster, connect, disconnect, offer_token, set_where_unset
 from pipeline.config import ConfigError
 from pipeline.lock import LOCK, WORK
 from pipeline.registry import PackSource
@@ -132,7 +132,7 @@ def host(
 ) -> Result:
     """Run a training on the cluster of RAY_ADDRESS or on this machine. Raises ConfigError, or TrainingError when workers fail for good."""
     offer_token()
-    os.environ |= {name: value for name, value in SETTINGS.items() if name not in os.environ}
+    set_where_unset(SETTINGS)
     cluster = connect(worker_output=False)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:

@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def connect(*, worker_output: bool = True) -> Cluster:
     reached.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    set_where_unset({"RAY_USAGE_STATS_ENABLED": "0"})
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place, which ends the process without a word
@@ -74,10 +75,16 @@ def connect(*, worker_output: bool = True) -> Cluster:
     else:
         if not _has_token():  # or Ray would write one into the home folder
             os.environ[AUTH_TOKEN] = secrets.token_hex(32)
-        os.environ |= {name: value for name, value in OWN_RAY.items() if name not in os.environ}
+        set_where_unset(OWN_RAY)
         ray.init(address="local", include_dashboard=False, log_to_driver=worker_output, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, on_sigterm)
     return _measure()
+
+
+def set_where_unset(settings: Mapping[str, str]) -> None:
+    """Put settings of Ray into the environment, but for those that the user has set."""
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
 
 
 def disconnect() -> None:

@@ -90,11 +90,11 @@ def test_what_two_workers_began_one_goes_on_with(two: Path, network: str, tmp_pa
         assert b == pytest.approx(a, rel=1e-3, abs=1e-5), a["step"]
 
 
-def test_what_one_worker_began_two_go_on_with(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
-    grown, alone = tmp_path_factory.mktemp("grown"), tmp_path / "alone"
-    assert train(GROWN, grown / GROWN, should_stop=lambda: True).step == STEPS
-    run_two(grown, "--go-on")
+def test_what_one_worker_began_two_go_on_with(tmp_path: Path) -> None:
+    grown, alone = tmp_path / GROWN, tmp_path / "alone"
+    assert train(GROWN, grown, should_stop=lambda: True).step == STEPS
+    run_two(tmp_path, "--go-on")
     train(GROWN, alone)
-    assert [line["step"] for line in log_of(grown / GROWN)] == list(range(1, 11))
-    for a, b in zip(log_of(alone), log_of(grown / GROWN), strict=True):
+    assert [line["step"] for line in log_of(grown)] == list(range(1, 11))
+    for a, b in zip(log_of(alone), log_of(grown), strict=True):
         assert b == pytest.approx(a, rel=1e-3, abs=1e-5), a["step"]
