@@ -2,8 +2,8 @@
 
 The loop moves a group of pictures in lock-step. Nothing passes between them: each has its own parameters, its own state in the optimiser,
 its own random numbers (seeded by its bytes) and stops for itself, so a picture's result does not depend on the batch that it is in,
-up to the rounding of batched sums. Memory: latents are moved in groups whose size is a setting; weights one picture after the other, so
-that only one picture's weight gradients exist at a time, whatever the batch.
+up to the rounding of batched sums. Memory: pictures are moved in groups of the size `lockstep`, so that only one group's parameters and
+gradients exist at a time, whatever the batch.
 
 Shape legend: B batch, A pictures of the batch that still run, C channels, H/W rows/columns, L latent slots, D style width.
 """
@@ -195,13 +195,29 @@ def mean_slots(mean_latent: Tensor, generator: Generator, *, name: str) -> Tenso
     return mean[None].to(generator.conv1.conv.weight)
 
 
-def random_w(generator: Generator, count: int, *, source: torch.Generator) -> Tensor:
-    """Return `count` mapped normal draws, one w in every slot, (count, L, D), without a gradient."""
-    z = torch.randn(count, generator.style_dim, generator=source)
+def random_w(generator: Generator, count: int, *, sources: Sequence[torch.Generator]) -> Tensor:
+    """Return `count` mapped normal draws of each source, one w in every slot, (sources * count, L, D), without a gradient."""
+    z = torch.cat([torch.randn(count, generator.style_dim, generator=source) for source in sources])
     with torch.no_grad():
         return generator.repeat(generator.mapping(z.to(generator.conv1.conv.weight)))
 
 
+def for_samples(offsets: Mapping[int, Tensor], count: int) -> dict[int, Tensor]:
+    """Repeat every picture's offsets for `count` latents each, in the order of `random_w`; those of one picture serve any number."""
+    return {i: offset if 1 in (count, len(offset)) else offset.repeat_interleave(count, 0) for i, offset in offsets.items()}
+
+
+def rows_of(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return these rows, without a copy where they are all."""
+    return values if list(rows) == list(range(len(values))) else values[list(rows)]
+
+
+def check_lockstep(what: str, lockstep: int) -> None:
+    """Raise ValueError for a group without a picture."""
+    if lockstep < 1:
+        raise ValueError(f"{what}: lockstep must be 1 or more, found {lockstep}")
+
+
 def batched(offsets: Sequence[Mapping[int, Tensor]]) -> dict[int, Tensor]:
-    """Join the offsets (1, O, I, k, k) of single pictures into those of a batch."""
+    """Join the offsets (A, O, I, k, k) of groups of pictures into those of a batch."""
     return {index: torch.cat([each[index] for each in offsets]) for index in offsets[0]} if offsets else {}

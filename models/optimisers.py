@@ -1,6 +1,6 @@
 """Make the inverters that optimise of a pack: their settings, flat enough for a command line, and the networks that judge them.
 
-The defaults are the papers', which are for 256 to 1024 pixels; `configs/edit/` has presets for the portraits pack.
+The defaults are the papers', which are for 256 to 1024 pixels; `configs/invert/` has presets for the portraits pack.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ProjectionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PtiSettings:
-    """Settings of pti; `locality` switches its regulariser on, `identity` weighs a term that PTI lacks."""
+    """Settings of pti; `locality` switches its regulariser on, both terms of which weigh `locality_weight`; PTI has no `identity`."""
 
     pivot_steps: int = 450
     pivot_rate: float = 5e-3
@@ -46,6 +46,11 @@ class PtiSettings:
     stop_lpips: float | None = PivotalTuningConfig.stop_lpips
     locality: bool = False
     locality_alpha: float = LocalityConfig.alpha
+    locality_truncation: float = LocalityConfig.truncation
+    locality_samples: int = LocalityConfig.samples
+    locality_every: int = LocalityConfig.every
+    locality_weight: float = 0.1
+    lockstep: int = PivotalTuningConfig.lockstep
     identity: float = pivotal_tuning.WEIGHTS.identity
 
 
@@ -62,9 +67,12 @@ class GaniSettings:
     localisation: float = GaniConfig.localisation
     samples: int = GaniConfig.samples
     blocks: int = ModuleConfig.blocks
+    slope: float = ModuleConfig.slope
+    factor: float = ModuleConfig.factor
     pre_norm: Norm = ModuleConfig.pre_norm
     post_norm: Norm = ModuleConfig.post_norm
     stop_lpips: float | None = GaniConfig.stop_lpips
+    lockstep: int = GaniConfig.lockstep
 
 
 SETTINGS: Mapping[str, type] = {
@@ -82,10 +90,13 @@ def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) ->
         judged = _judged(pack, replace(projection.WEIGHTS, identity=settings.identity))
         return Projection(name, **judged, config=config, encoder=start)  # type: ignore[arg-type]
     if isinstance(settings, PtiSettings):
-        locality = LocalityConfig(alpha=settings.locality_alpha) if settings.locality else None
+        # Latents need little memory.
+        together = 1 if settings.lockstep == 1 else max(ProjectionConfig.lockstep, settings.lockstep)
+        locality = _locality(settings) if settings.locality else None
         tuning = PivotalTuningConfig(
-            pivot=ProjectionConfig(steps=settings.pivot_steps, learning_rate=settings.pivot_rate), steps=settings.steps,
-            learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=locality,
+            pivot=ProjectionConfig(steps=settings.pivot_steps, learning_rate=settings.pivot_rate, lockstep=together),
+            steps=settings.steps, learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=locality,
+            lockstep=settings.lockstep,
         )  # fmt: skip
         judged = _judged(pack, replace(pivotal_tuning.WEIGHTS, identity=settings.identity))
         return PivotalTuning(name, **judged, config=tuning)  # type: ignore[arg-type]
@@ -93,10 +104,20 @@ def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) ->
     weights = SimilarityWeights(pixel=settings.pixel, lpips=settings.lpips, identity=settings.identity, parsing=settings.parsing)
     tuning_by_modules = GaniConfig(
         steps=settings.steps, learning_rate=settings.learning_rate, localisation=settings.localisation, samples=settings.samples,
-        stop_lpips=settings.stop_lpips,
-        modules=ModuleConfig(blocks=settings.blocks, pre_norm=settings.pre_norm, post_norm=settings.post_norm),
+        stop_lpips=settings.stop_lpips, lockstep=settings.lockstep,
+        modules=ModuleConfig(
+            blocks=settings.blocks, pre_norm=settings.pre_norm, post_norm=settings.post_norm, slope=settings.slope, factor=settings.factor
+        ),
     )  # fmt: skip
     return Gani(name, **_judged(pack, weights), config=tuning_by_modules, encoder=start)  # type: ignore[arg-type]
+
+
+def _locality(settings: PtiSettings) -> LocalityConfig:
+    weights = SimilarityWeights(pixel=settings.locality_weight, lpips=settings.locality_weight, identity=0.0, parsing=0.0)
+    return LocalityConfig(
+        weights=weights, alpha=settings.locality_alpha, truncation=settings.locality_truncation, samples=settings.locality_samples,
+        every=settings.locality_every,
+    )  # fmt: skip
 
 
 def _judged(pack: Pack, weights: SimilarityWeights) -> dict[str, object]:

@@ -1,10 +1,11 @@
 """Pivotal tuning: a latent where edits work, and a generator whose weights are tuned until that latent shows the picture.
 
-Shape legend: B batch, C channels, L latent slots, D style width, N random latents.
+Shape legend: B batch, A pictures that are tuned together, C channels, L latent slots, D style width, N random latents.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,13 +17,16 @@ from models.optimisation import (
     OnStep,
     Progress,
     batched,
+    check_lockstep,
     check_stop,
     descend,
+    for_samples,
     gradients,
     judged,
     mean_slots,
     picture_sources,
     random_w,
+    rows_of,
     targets,
 )
 from models.projection import Projection, ProjectionConfig
@@ -56,7 +60,8 @@ class PivotalTuningConfig:
     """Set PTI; the defaults are its paper's. `pivot` is not used when an encoder gives the pivot.
 
     A picture stops when its LPIPS is at most `stop_lpips`; None never stops. `locality` None leaves the regulariser out, as the release
-    does. Differs: the release's projector overrides the paper's learning rate of 5e-3 by a ramp up to 0.01. Raises ValueError.
+    does. `lockstep` pictures are tuned together, each by itself. Differs: the release's projector overrides the paper's learning rate of
+    5e-3 by a ramp up to 0.01. Raises ValueError.
     """
 
     pivot: ProjectionConfig = field(default_factory=lambda: ProjectionConfig(steps=450, learning_rate=5e-3))
@@ -64,14 +69,16 @@ class PivotalTuningConfig:
     learning_rate: float = 3e-4
     stop_lpips: float | None = 0.06
     locality: LocalityConfig | None = None
+    lockstep: int = 4
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"PTI: steps must be 1 or more, found {self.steps}")
+        check_lockstep("PTI", self.lockstep)
 
 
 class PivotalTuning:
-    """Invert by a pivot, from `encoder` or by projection into W, and by tuning the generator around it, one picture after the other.
+    """Invert by a pivot, from `encoder` or by projection into W, and by tuning the generator around it, each picture's by itself.
 
     Source: PTI sections 3.1 to 3.3. Differs: only the convolutions' weights are tuned, toRGB included, as the factors `1 + offset` that a
     generator state holds, with Adam on the offsets; PTI tunes the weights themselves, and biases, style maps, noise strengths and the
@@ -109,45 +116,51 @@ class PivotalTuning:
 
     def tune(self, images_BCHW: Tensor, pivots_BLD: Tensor, *, progress: Progress) -> GeneratorState:
         """Return the state whose offsets make the pivots show the pictures."""
-        sources = picture_sources(images_BCHW)
-        offsets = [
-            self._tuned(image, pivot, source=source, progress=progress, row=row)
-            for row, (image, pivot, source) in enumerate(zip(images_BCHW.split(1), pivots_BLD.split(1), sources, strict=True))
-        ]
+        n = self.config.lockstep
+        groups = enumerate(zip(images_BCHW.split(n), pivots_BLD.split(n), strict=True))
+        offsets = [self._tuned(images, pivots, progress=progress, first=i * n) for i, (images, pivots) in groups]
         return GeneratorState(latents_BLD=pivots_BLD, offsets=batched(offsets))
 
-    def _tuned(self, image_1CHW: Tensor, pivot_1LD: Tensor, *, source: torch.Generator, progress: Progress, row: int) -> dict[int, Tensor]:
-        config = self.config
-        indices = [conv.layer.index for conv in self.generator.convolutions()]
-        leaves = [torch.zeros_like(conv.weight).requires_grad_() for conv in self.generator.convolutions()]
+    def _tuned(self, image_ACHW: Tensor, pivot_ALD: Tensor, *, progress: Progress, first: int) -> dict[int, Tensor]:
+        config, sources = self.config, picture_sources(image_ACHW)
+        convolutions = self.generator.convolutions()
+        leaves = [[torch.zeros_like(conv.weight).requires_grad_() for conv in convolutions] for _ in sources]
         with torch.no_grad():
-            wanted = self.similarity.see(image_1CHW)
+            wanted = self.similarity.see(image_ACHW)
 
-        def judge(rows: object, step: int) -> Judged:
-            offsets = dict(zip(indices, leaves, strict=True))
-            made = self.generator.synthesis(pivot_1LD, offsets)
+        def joined(parameters: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
+            return {conv.layer.index: torch.cat(rows) for conv, *rows in zip(convolutions, *parameters, strict=True)}
+
+        def judge(rows: Sequence[int], step: int) -> Judged:
+            offsets, pivots = joined([leaves[row] for row in rows]), rows_of(pivot_ALD, rows)
+            made = self.generator.synthesis(pivots, offsets)
             local = config.locality is not None and step % config.locality.every == 0
-            more = (lambda: self._drift(pivot_1LD, offsets, source=source)) if local else None
-            return judged(self.similarity, made, wanted, stop_lpips=config.stop_lpips, more=more)
+            more = (lambda: self._drift(pivots, offsets, sources=[sources[row] for row in rows])) if local else None
+            return judged(self.similarity, made, wanted.rows(rows), stop_lpips=config.stop_lpips, more=more)
 
         found = descend(
-            [leaves], judge, optimizer=torch.optim.Adam(leaves, lr=config.learning_rate), steps=config.steps,
-            report=lambda rows, losses, steps: progress.advance([row] if rows else [], losses, steps=steps),
+            leaves, judge, optimizer=torch.optim.Adam([leaf for row in leaves for leaf in row], lr=config.learning_rate),
+            steps=config.steps,
+            report=lambda rows, losses, steps: progress.advance([first + row for row in rows], losses, steps=steps),
         )  # fmt: skip
-        return dict(zip(indices, found.parameters[0], strict=True))
+        return joined(found.parameters)
 
-    def _drift(self, pivot_1LD: Tensor, offsets: dict[int, Tensor], *, source: torch.Generator) -> Tensor:
-        """Return how far the tuned generator is from the original at random latents near the pivot, a number (PTI eq. 4 and 5)."""
+    def _drift(self, pivot_ALD: Tensor, offsets: Mapping[int, Tensor], *, sources: Sequence[torch.Generator]) -> Tensor:
+        """Return how far the tuned generators are from the original at random latents near the pivots, (A,) (PTI eq. 4 and 5)."""
         locality, local = self.config.locality, self.local
         assert locality is not None and local is not None
-        near_NLD = near_pivot(self.generator, pivot_1LD, mean_1LD=self.mean_1LD, locality=locality, source=source)
+        near = near_pivot(self.generator, pivot_ALD, mean_1LD=self.mean_1LD, locality=locality, sources=sources)
         with torch.no_grad():
-            original = local.see(self.generator.synthesis(near_NLD))
-        return local(self.generator.synthesis(near_NLD, offsets), original).mean()
+            original = local.see(self.generator.synthesis(near))
+        moved = local(self.generator.synthesis(near, for_samples(offsets, locality.samples)), original)
+        return moved.unflatten(0, (len(sources), -1)).mean(1)
 
 
-def near_pivot(generator: Generator, pivot_1LD: Tensor, *, mean_1LD: Tensor, locality: LocalityConfig, source: torch.Generator) -> Tensor:
-    """Return latents (N, L, D) at the distance `alpha` from the pivot, in the directions of random ones."""
-    random_NLD = mean_1LD + locality.truncation * (random_w(generator, locality.samples, source=source) - mean_1LD)
-    direction_NLD = random_NLD - pivot_1LD
-    return pivot_1LD + locality.alpha * direction_NLD / direction_NLD.flatten(1).norm(dim=1)[:, None, None]
+def near_pivot(
+    generator: Generator, pivot_ALD: Tensor, *, mean_1LD: Tensor, locality: LocalityConfig, sources: Sequence[torch.Generator]
+) -> Tensor:
+    """Return latents (A * N, L, D), N for each pivot at the distance `alpha` from it, in the directions of random ones."""
+    random_w_ANLD = mean_1LD + locality.truncation * (random_w(generator, locality.samples, sources=sources) - mean_1LD)
+    pivots = pivot_ALD.repeat_interleave(locality.samples, 0)
+    direction = random_w_ANLD - pivots
+    return pivots + locality.alpha * direction / direction.flatten(1).norm(dim=1)[:, None, None]

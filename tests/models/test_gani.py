@@ -9,7 +9,7 @@ import torch
 
 from models.gani import FLOOR, WEIGHTS, Gani, GaniConfig, as_offsets
 from models.gradient_modification import GradientModification, ModuleConfig
-from models.similarity import Similarity
+from models.similarity import Similarity, SimilarityWeights
 from models.state import GeneratorState
 from tests.models.optimising import drift, held_out_portraits, joined, left_alone, lpips, noise_pictures, portraits, same, world
 
@@ -109,19 +109,42 @@ def test_the_loss_falls_below_the_encoders() -> None:
     assert (after < 0.97 * before).all()
 
 
-def test_a_batch_equals_its_single_pictures_and_networks_are_left_alone() -> None:
-    pictures, inverter = noise_pictures(2), gani()
+@pytest.mark.parametrize("settings", [{"lockstep": 1}, {"lockstep": 2}, {"samples": 2, "modules": ModuleConfig(pre_norm="in")}])
+def test_a_batch_equals_its_single_pictures_and_networks_are_left_alone(settings: dict[str, object]) -> None:
+    pictures, inverter = noise_pictures(3), gani(**settings)
     with left_alone(world().networks), torch.no_grad():
         batch = inverter.invert(pictures)
-    assert torch.equal(batch.latents_BLD, world().encoder().invert(pictures).latents_BLD)
+    assert torch.allclose(batch.latents_BLD, world().encoder().invert(pictures).latents_BLD, atol=1e-5)
     assert same(batch, joined([inverter.invert(picture) for picture in pictures.split(1)]))
     with torch.inference_mode():
         assert same(batch, inverter.invert(pictures.clone()), tolerance=0.0)
 
 
+def test_pictures_that_stop_at_different_steps_do_not_mix() -> None:
+    pictures = noise_pictures(3)
+    lpips_of = Similarity(SimilarityWeights(pixel=0, lpips=1, identity=0, parsing=0), lpips=lpips())
+    first = gani(stop_lpips=1e9).invert(pictures)
+    with torch.no_grad():
+        start = lpips_of(world().generator(first), pictures).tolist()
+    order = sorted(range(3), key=start.__getitem__)
+    stop = (start[order[0]] + start[order[1]]) / 2  # the closest stops at once, the others go on
+    inverter = gani(stop_lpips=stop, lockstep=3, learning_rate=3e-3)
+    batch = inverter.invert(pictures)
+    moved = [max(float(offset[row].abs().max()) for offset in batch.offsets.values()) for row in range(3)]
+    alone = [inverter.invert(picture) for picture in pictures.split(1)]
+    assert same(batch, joined(alone))
+    still = [max(float((batch.offsets[i] - first.offsets[i])[row].abs().max()) for i in batch.offsets) for row in range(3)]
+    assert still[order[0]] < 1e-3 * moved[order[0]] and all(still[row] > 1e-3 * moved[row] for row in order[1:])
+
+
 def test_a_picture_that_is_close_enough_stops_at_once() -> None:
     calls: list[tuple[int, int]] = []
     inverter = gani(stop_lpips=1e9)
+    inverter.on_step = lambda done, total, losses: calls.append((done, total))
+    inverter.invert(noise_pictures(2))
+    assert calls == [(8, 8)]
+    calls.clear()
+    inverter = gani(stop_lpips=1e9, lockstep=1)
     inverter.on_step = lambda done, total, losses: calls.append((done, total))
     inverter.invert(noise_pictures(2))
     assert calls == [(4, 8), (8, 8)]
@@ -132,6 +155,8 @@ def test_settings_that_cannot_work_are_named() -> None:
         Gani("gani", **world().common())
     with pytest.raises(ValueError, match="localisation must be 0 or more, found -1"):
         GaniConfig(localisation=-1)
+    with pytest.raises(ValueError, match="GANI: lockstep must be 1 or more, found 0"):
+        GaniConfig(lockstep=0)
     with pytest.raises(ValueError, match="blocks must be 1 or more, found 0"):
         ModuleConfig(blocks=0)
 
