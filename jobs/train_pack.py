@@ -34,7 +34,8 @@ from pipeline.config import TrackingConfig
 from pipeline.lock import OutputError, held
 from pipeline.storage import Storage
 from pipeline.training_run import CONFIG_TAG, Run, RunWriter, end_run, open_run
-from training.pack import Recipe, join, output_problem, plain_settings, recipe, run_stage, settle
+from training.pack import Recipe, join, plain_settings, recipe, run_stage
+from training.pack_place import output_problem, settle
 from training.run import Result
 
 EXPERIMENT = "train_pack"

@@ -15,13 +15,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
-from models.pack import Pack, add_file, start_pack, write_network
-from models.pack_format import INDEX
-from pipeline.lock import WORK, OutputError
+from models.pack import Pack, add_file, start_pack
+from pipeline.lock import WORK
 from training.data import HELD_OUT, VALIDATION
 from training.edits import Judges, measure, summary
 from training.group import Group
@@ -41,6 +39,7 @@ from training.kinds.restyle_psp import ReStylePspConfig
 from training.kinds.w_encoder import WEncoderConfig
 from training.loop import LoopConfig
 from training.objective import kind_of
+from training.pack_place import begin_beside, copy_network, put_in_place
 from training.run import PACK, Result, Training, run_training
 from training.watch import Recorder
 
@@ -227,17 +226,8 @@ def _base(stage: Stage, out: Path, work: Path) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     start_pack(folder, **HEAD, provenance={})  # type: ignore[arg-type]
     for network, need in stage.needs.items():
-        _copy(work / need / PACK, network, folder)
+        copy_network(Pack.load(work / need / PACK), network, folder)
     return folder
-
-
-def _copy(source: Path, network: str, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a network of one pack into another."""
-    pack = Pack.load(source)
-    info = pack.info.networks[network]
-    write_network(
-        folder, network, pack.network(network, nn.Module), config=info.config, numbers=info.numbers, extra=pack.extra(network), dtype=dtype
-    )
 
 
 def plain_settings(stage: Stage) -> dict[str, object]:
@@ -267,52 +257,16 @@ def join(
         "stage_seconds": {name: result["seconds"] for name, result in results.items()},
         "ablation": {name: json.loads((work / name / STRENGTHS).read_text()) for name, stage in stages.items() if stage.ablation},
     } | ({"mlflow_run": mlflow_run} if mlflow_run else {}) | ({"scale": plan.scale} if plan.scale < 1 else {})  # fmt: skip
-    settle(folder)
-    wrong = output_problem(folder)
-    if wrong:
-        raise OutputError(wrong)
-    new, old = _beside(folder)
+    new = begin_beside(folder)
     start_pack(new, **HEAD, provenance=provenance)  # type: ignore[arg-type]
     for name in plan.packed():
-        _copy(work / name / PACK, _trained(stages[name]), new, dtype=torch.float16)
+        copy_network(Pack.load(work / name / PACK), _trained(stages[name]), new, dtype=torch.float16)
     if "hypereditor" in stages:
         shutil.copy(work / "hypereditor" / PACK / HYPEREDITOR_DETAILS, new / HYPEREDITOR_DETAILS)
         add_file(new, HYPEREDITOR_DETAILS)
     if finish is not None:
         finish(new)
-    if folder.exists():
-        folder.resolve().rename(old)
-    new.rename(folder.resolve())
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def output_problem(folder: Path) -> str | None:
-    """Return why no pack can be written there, if so: only a pack or an empty folder is replaced."""
-    if not folder.exists() or (folder / INDEX).is_file():
-        return None
-    if not folder.is_dir():
-        return f"--output {folder}: expected a folder, found a file; name a folder"
-    found = min((path.name for path in folder.iterdir()), default=None)
-    if found is None:
-        return None
-    return (
-        f"--output {folder} holds {found} and no {INDEX}: it is no pack, so it is not replaced; name a new folder, an empty one or a pack"
-    )
-
-
-def settle(folder: Path) -> None:
-    """Clear away what a command that was killed while it replaced this pack left beside it; an old pack moved aside comes back."""
-    new, old = _beside(folder)
-    if old.exists() and not folder.exists():
-        old.rename(folder.resolve())
-    for path in (new, old):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    """Return where a new pack is built and where the old one waits until the new one is in its place: a rename away."""
-    place = folder.resolve()
-    return place.with_name(f".{place.name}.joining"), place.with_name(f".{place.name}.replaced")
+    put_in_place(folder)
 
 
 def compare_strengths(pack: Pack, instructions: Sequence[Instruction], *, pictures: int) -> dict[str, object]:

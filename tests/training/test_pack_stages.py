@@ -17,7 +17,8 @@ from pipeline.lock import OutputError
 from tests.training.small_kinds import SMALL, frozen
 from training.kinds.identity import IdentityConfig
 from training.objective import Setting, build_objective, kind_of
-from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe, set_aside, settle
+from training.pack import DONE, HEAD, HYPEREDITOR_DETAILS, STRENGTHS, Recipe, join, recipe, set_aside
+from training.pack_place import settle
 from training.run import PACK, RESULT
 
 NAMES = tuple(recipe().stages)
