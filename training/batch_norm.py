@@ -55,3 +55,10 @@ def share_batch_norms(module: nn.Module, group: Group) -> None:
         if type(child) is nn.BatchNorm2d:
             child.__class__ = GlobalBatchNorm2d
             child.group = group  # type: ignore[assignment]
+
+
+def settle(module: nn.Module, settled: bool) -> None:
+    """Let batch normalisation use the running statistics from now on in training too, without moving them, or those of each batch."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.train(module.training and not settled)

@@ -22,6 +22,7 @@ from torch import Tensor
 from models.hyperstyle import HyperStyle
 from models.inverters import ITERATIONS, EncoderInverter, HyperStyleInverter, Inverter, pooled
 from models.losses import identity_loss, l2_loss
+from training.batch_norm import settle
 from training.inversion import Batch, InversionObjective
 from training.objective import Kind, Setting, cosine
 
@@ -51,6 +52,8 @@ class HyperStyleConfig:
     """Steps and passes of each phase; the ablation without iterative refinement has one pass throughout."""
     passes: int = ITERATIONS
     """Passes that the numbers are measured with."""
+    settled: float = 0.25
+    """Share of the steps after which batch normalisation keeps the statistics that it has (see restyle_e4e.py beside this file)."""
     pictures: int = 16_000
     batch: int = 8
     rate: float = 3e-3
@@ -106,6 +109,7 @@ class HyperStyleObjective(InversionObjective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of the losses of all passes; it has the gradients of a backward call per pass, since they are cut apart."""
+        settle(self.net, batch.step >= self.config.settled * self.steps)
         losses, figures = zip(*self.passes(batch), strict=True)
         return torch.stack(losses).sum(), {"first_loss": losses[0], **figures[-1]}
 

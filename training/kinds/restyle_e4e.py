@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.encoders import COARSE_SLOTS, Encoder4Editing
 from models.inverters import ITERATIONS, Inverter, ReStyleInverter, pooled
 from models.restyle import ReStyleEncoder
+from training.batch_norm import settle
 from training.inversion import Batch
 from training.kinds.e4e import EncoderConfig, EncoderObjective, encoder_shape
 from training.objective import Kind, Setting
@@ -40,6 +41,9 @@ class ReStyleConfig(EncoderConfig):
     rate: float = 1e-3
     mean: float = 0.0
     """Weight of the distance from the mean latent."""
+    settled: float = 0.25
+    """Share of the steps after which batch normalisation keeps the statistics that it has. Looks differ in theirs: the first sees one and
+    the same reconstruction beside every picture. Normalised by each batch's own to the end, a network meets others when it is used."""
     seed: int = 64
 
     def __post_init__(self) -> None:
@@ -76,6 +80,7 @@ class ReStyleObjective(EncoderObjective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of the losses of all looks; it has the gradients of a backward call per look, since they are cut apart."""
+        settle(self.net, batch.step >= self.restyle.settled * self.steps)
         losses, figures = zip(*self.looks(batch), strict=True)
         return torch.stack(losses).sum(), {"first_loss": losses[0], **figures[-1]}
 
