@@ -148,6 +148,12 @@ def counted(folder: Path, *, turns: int) -> list[list[float]]:
     return found
 
 
+def told(figures: dict[str, float]) -> dict[str, float]:
+    """Print figures as soon as they are there, since the next may take minutes or fail."""
+    print(f"train_workers: {figures}", file=sys.stderr, flush=True)
+    return figures
+
+
 def main() -> int:
     """Measure; return 1 when a figure is beyond its limit."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
@@ -161,10 +167,10 @@ def main() -> int:
         folder = Path(name)
         if options.only != "overhead":
             for network in SETTINGS:
-                found |= curve(network, folder, steps=options.steps)
-                found |= exact_curve(network, folder, steps=options.steps) if network in AMPLIFIES else {}
+                found |= told(curve(network, folder, steps=options.steps))
+                found |= told(exact_curve(network, folder, steps=options.steps)) if network in AMPLIFIES else {}
         if options.only != "curves":
-            found |= overhead(folder, turns=options.turns)
+            found |= told(overhead(folder, turns=options.turns))
     beyond = [name for name, limit in limits.items() if name in found and found[name] > max(limit, 2 * _control(name, found))]
     print(json.dumps({"benchmark": "train_workers", **found, "limits": limits, "beyond_limit": beyond}))
     return 1 if beyond else 0

@@ -22,7 +22,7 @@ import psutil
 from hosting.ray_train import StopMark
 
 STEP = re.compile(r" (\d+)/\d+, loss ")
-STOPPED = 130
+STOPPED = "train: stopped at step"
 START_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 120.0
 LOOK_EVERY_S = 0.2
@@ -85,9 +85,10 @@ class Training:
         self._signal(signal.SIGCONT)
 
     def end(self) -> None:
-        """Stop at a checkpoint and wait for the end."""
+        """Stop at a checkpoint and wait for the end; exit codes do not tell, since torchrun's is 1 whatever its workers' are."""
         StopMark(str(self._output)).set()
-        if self._process.wait(END_TIMEOUT_S) != STOPPED:
+        self._process.wait(END_TIMEOUT_S)
+        if STOPPED not in self._said.read_text():
             self._check()
 
     def _check(self, *, late: bool = False) -> None:
