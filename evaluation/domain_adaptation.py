@@ -50,10 +50,11 @@ def adapt(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor, *, adapted: Pac
     words = F.normalize(clip.embed_texts([text]), dim=1)[0]
     plain = torch.cat([generator(replace(state, offsets={})) for state in inverted.states]).clamp(-1, 1)
     tuned = torch.cat([generator(state) for state in inverted.states]).clamp(-1, 1)
-    who = _batched(judge.identity, wanted_NCHW)
+    identity = judge.pack.identity()
+    who = _batched(identity, wanted_NCHW)
 
     def numbers(image_NCHW: Tensor) -> Numbers:
-        same = (_batched(judge.identity, image_NCHW) * who).sum(1)
+        same = (_batched(identity, image_NCHW) * who).sum(1)
         style = F.normalize(_batched(clip.embed_images, image_NCHW), dim=1) @ words
         return {"identity": float(same.mean()), "identity_se": float(same.std() / len(same) ** 0.5), "style": float(style.mean())}
 

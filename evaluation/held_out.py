@@ -15,6 +15,7 @@ from torch import Tensor
 from models.pack import Pack
 from pipeline.align import Aligner, ImageHWC
 from pipeline.images import decode_image
+from pipeline.invert import to_tensor
 from pipeline.sample import SampleFailure
 from portraits.dataset import raw_samples
 from training.kinds.landmarks import error
@@ -25,7 +26,10 @@ BATCH = 50
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Raw pictures with their truth, and what the pipeline made of them; `aligned_BCHW` in [-1, 1] holds the rows of `found`."""
+    """Raw pictures with their truth, and what the pipeline made of them.
+
+    `aligned_BCHW` in [-1, 1], on the pack's device, holds the rows of `found`.
+    """
 
     truth: list[dict[str, dict[str, bool]]]
     aligned_BCHW: Tensor
@@ -51,6 +55,5 @@ def held_out(pack: Pack, n: int, *, seed: int = HELD_OUT_SEED, style: str = "pho
         located.append(locator.locate(images[i : i + BATCH])[0])
     known = torch.tensor([[t["landmarks"][name] for name in locator.names] for t in truth])
     found = [i for i, picture in enumerate(aligned) if isinstance(picture, np.ndarray)]
-    pixels = np.stack([picture for picture in aligned if isinstance(picture, np.ndarray)])
-    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = to_tensor([picture for picture in aligned if isinstance(picture, np.ndarray)], device=pack.device)
     return HeldOut(truth=truth, aligned_BCHW=pictures, found=found, landmark_errors=error(torch.cat(located), known))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +54,15 @@ class Findings:
     """Rows by label, by name of the ablation."""
     adapted: Mapping[str, Adapted] = field(default_factory=dict)
     adapted_text: str = ""
+    held_out: bool = True
+    device: str = "cpu"
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
     """Write index.html, sheet.png and the plots into a folder; return their paths, the page first."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"sheet": sheet(findings.wanted_NCHW, findings.reconstructions), "trade_off": trade_off(findings.table)}
-    pictures |= {f"editability_{name}": editability(name, curves) for name, curves in findings.curves.items()}
+    pictures |= {f"editability_{slug(name)}": editability(name, curves) for name, curves in findings.curves.items()}
     if findings.adapted:
         columns = {f"{label} {which}": made for label, one in findings.adapted.items() for which, made in one.pictures().items()}
         pictures["adapted"] = sheet(findings.wanted_NCHW, columns)
@@ -77,11 +80,18 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     return paths
 
 
+def slug(name: str) -> str:
+    """Return a name as a part of a file's."""
+    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
 def best(rows: Mapping[str, Numbers]) -> dict[str, str]:
     """Return the best method of every measure."""
     return {
-        name: (max if more else min)(rows, key=lambda label, name=name: rows[label][name]) for name, (_, more) in COLUMNS.items() if rows  # type: ignore[misc]
-    }  # fmt: skip
+        name: (max if more else min)(rows, key=lambda label, name=name: rows[label][name])  # type: ignore[misc]
+        for name, (_, more) in COLUMNS.items()
+        if rows and all(name in row for row in rows.values())
+    }
 
 
 def sheet(wanted_NCHW: Tensor, reconstructions: Mapping[str, Tensor], *, scale: int = 2, gap: int = 4) -> bytes:
@@ -99,14 +109,15 @@ def sheet(wanted_NCHW: Tensor, reconstructions: Mapping[str, Tensor], *, scale: 
 
 
 def trade_off(rows: Mapping[str, Numbers]) -> bytes:
-    """Return a PNG of identity similarity against seconds per picture, a point per method."""
+    """Return a PNG of identity similarity (MS-SSIM in a pack without an identity network) against seconds per picture."""
     figure, axes = _figure()
+    measure = "identity" if all("identity" in numbers for numbers in rows.values()) else "ms_ssim"
     for label, numbers in rows.items():
-        axes.errorbar(numbers["seconds"], numbers["identity"], yerr=numbers.get("identity_se", 0.0), fmt="o", markersize=7)
-        axes.annotate(label, (numbers["seconds"], numbers["identity"]), textcoords="offset points", xytext=(6, 5), fontsize=9)
+        axes.errorbar(numbers["seconds"], numbers[measure], yerr=numbers.get(f"{measure}_se", 0.0), fmt="o", markersize=7)
+        axes.annotate(label, (numbers["seconds"], numbers[measure]), textcoords="offset points", xytext=(6, 5), fontsize=9)
     axes.set_xscale("log")
     axes.set_xlabel("seconds per picture (log)")
-    axes.set_ylabel("identity similarity")
+    axes.set_ylabel("identity similarity" if measure == "identity" else "MS-SSIM")
     return _plotted(figure)
 
 

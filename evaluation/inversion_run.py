@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from evaluation import inversion_page, inversion_suite
 from evaluation.domain_adaptation import Adapted, adapt, check_adapted
-from evaluation.held_out import HeldOut, held_out
+from evaluation.edit_directions import edit_directions, spread
+from evaluation.held_out import held_out
 from evaluation.inversion_ablations import ABLATIONS, Context, check_variants
 from evaluation.inversion_suite import Inverted, Judge, Numbers, Say
-from models.directions import Directions, ganspace, interfacegan, sefa
 from models.inverter_names import OPTIMISERS, inverter_names
 from models.inverters import Inverter
 from models.pack import Pack, PackError
+from training.data import to_float
+from training.shards import ShardPictures
 
+FIGURES = "figures.json"
 CURVED = ("e4e", "wplus_projection", "hyperstyle", "restyle_e4e", "pti", "gani")
 """Methods of the editability curve, where the pack has them."""
 AMOUNTS = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
 """Steps along a direction, in standard deviations of W along it."""
 CHANGES = (-0.6, -0.4, -0.2, 0.2, 0.4, 0.6)
 """Mean changes of an attribute's probability at which identity is compared."""
-DRIFT_PICTURES = 8
-OTHER_DIRECTIONS, OTHER_PICTURES = 3, 24
+DRIFT_PICTURES = 24
 
 
 def name_of(label: str) -> str:
@@ -47,6 +51,10 @@ class Plan:
     labelled: int = 4000
     """Generated pictures whose labels give the attribute's direction."""
     style: str = "photo"
+    input: str | None = None
+    """Shards with pictures to invert in place of rendered portraits."""
+    device: str = "cpu"
+    """What the pack's device is called."""
     ablations: Sequence[str] = ()
     """Names in `inversion_ablations.ABLATIONS`."""
     ablation_pictures: int = 8
@@ -68,8 +76,7 @@ def measure(pack: Pack, plan: Plan, folder: Path, *, say: Say) -> tuple[dict[str
     methods = plan.methods(pack)  # built first: a wrong name or setting ends the run before its first hour
     ablations, adapted = _ablations(pack, plan), _adapted_pack(pack, plan)
     judge = Judge(pack)
-    say(f"making and aligning {plan.pictures} held-out portraits")
-    data = held_out(pack, plan.pictures, style=plan.style)
+    data = _subjects(pack, plan, say=say)
     rows, made, drifts = dict[str, Numbers](), dict[str, Inverted](), dict[str, float]()
     for label, inverter in methods.items():
         images = data.aligned_BCHW[: plan.optimised if name_of(label) in OPTIMISERS else None]
@@ -79,23 +86,53 @@ def measure(pack: Pack, plan: Plan, folder: Path, *, say: Say) -> tuple[dict[str
         if state.offsets:
             few = state.slice(0, min(DRIFT_PICTURES, len(state)))
             drifts[label] = float(inversion_suite.drift(judge, few, latents=plan.others).mean())
-    curves = {plan.attribute: _curves(judge, plan, data, made, say=say)}
+        keep(folder, {"table": rows, "drift": drifts})
+    curves = _curves(judge, plan, data, made, say=say)
     equal = {name: {label: _at_equal(curve) for label, curve in by_label.items()} for name, by_label in curves.items()}
     same = data.aligned_BCHW[: plan.ablation_pictures]
     tables = {name: inversion_suite.table(judge, inverters, same, say=say)[0] for name, inverters in ablations.items()}
     moved = _adapted(judge, plan, data, made, adapted) if adapted is not None else {}
     findings = inversion_page.Findings(
-        pack=f"{pack.info.name}, {plan.style}", features={"lpips": judge.lpips.description}, table=rows,
+        pack=f"{pack.info.name}, {data.about}", features={"lpips": judge.lpips.description}, table=rows,
         reconstructions={label: one.image_NCHW[: inversion_page.SHEET_ROWS] for label, one in made.items()},
         wanted_NCHW=data.aligned_BCHW[: inversion_page.SHEET_ROWS], curves=curves, equal=equal, drift=drifts, ablations=tables,
-        adapted=moved, adapted_text=plan.adapted_text,
+        adapted=moved, adapted_text=plan.adapted_text, held_out=plan.input is None, device=plan.device,
     )  # fmt: skip
     figures: dict[str, object] = {
-        "pictures": len(data.found), "features": dict(findings.features), "table": rows, "drift": drifts, "editability": curves,
+        "pack": pack.sha256, "pictures": len(data.aligned_BCHW), "features": dict(findings.features), "table": rows, "drift": drifts,
+        "editability": curves,
         "equal_change": equal, "ablations": tables, "adapted": {label: one.numbers() for label, one in moved.items()},
-        "plan": asdict(plan), "directions": _other_directions(judge, data, made),
+        "plan": asdict(plan),
     }  # fmt: skip
-    return figures, inversion_page.write(findings, folder)
+    keep(folder, figures)
+    return figures, [*inversion_page.write(findings, folder), folder / FIGURES]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subjects:
+    """The pictures to invert, (N, 3, H, W) in [-1, 1] on the pack's device, and what they are."""
+
+    aligned_BCHW: Tensor
+    about: str
+
+
+def _subjects(pack: Pack, plan: Plan, *, say: Say) -> Subjects:
+    """Return pictures from shards, aligned ones where they hold such, or held-out portraits. Raises PackError or InputError."""
+    if plan.input is not None:
+        shards = ShardPictures.open(plan.input, size=pack.size, latents=False, image_ext="")
+        count = min(plan.pictures, len(shards))
+        say(f"reading {count} pictures of {plan.input}")
+        return Subjects(aligned_BCHW=to_float(shards.pictures(torch.arange(count))).to(pack.device), about=plan.input)
+    if "landmarks" not in pack.info.networks:
+        raise PackError(f"pack {pack.path} has no landmarks to align portraits with: name shards of its domain by --input")
+    say(f"making and aligning {plan.pictures} held-out portraits")
+    return Subjects(aligned_BCHW=held_out(pack, plan.pictures, style=plan.style).aligned_BCHW, about=plan.style)
+
+
+def keep(folder: Path, figures: Mapping[str, object]) -> None:
+    """Write what is known so far: the next method may take hours, or fail."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _ablations(pack: Pack, plan: Plan) -> dict[str, dict[str, Inverter]]:
@@ -120,7 +157,7 @@ def _adapted_pack(pack: Pack, plan: Plan) -> Pack | None:
     return adapted
 
 
-def _adapted(judge: Judge, plan: Plan, data: HeldOut, made: Mapping[str, Inverted], adapted: Pack) -> dict[str, Adapted]:
+def _adapted(judge: Judge, plan: Plan, data: Subjects, made: Mapping[str, Inverted], adapted: Pack) -> dict[str, Adapted]:
     """Return what the fine-tuned generator makes of every method that has offsets."""
     return {
         label: adapt(judge, one, data.aligned_BCHW[: len(one.image_NCHW)], adapted=adapted, text=plan.adapted_text)
@@ -134,38 +171,27 @@ def _at_equal(curve: Sequence[Numbers]) -> dict[str, float | None]:
     return {f"{change:+.1f}": inversion_suite.at_change(curve, change) for change in CHANGES}
 
 
-def _curves(judge: Judge, plan: Plan, data: HeldOut, made: Mapping[str, Inverted], *, say: Say) -> dict[str, list[Numbers]]:
-    """Return the editability of the chosen methods on the pictures that all of them inverted."""
+def _curves(judge: Judge, plan: Plan, data: Subjects, made: Mapping[str, Inverted], *, say: Say) -> dict[str, dict[str, list[Numbers]]]:
+    """Return the editability of the chosen methods by kind of direction, on the pictures that all of them inverted."""
     chosen = {label: one for label, one in made.items() if name_of(label) in CURVED}
-    if not chosen:
+    if not chosen or judge.identity is None:
         return {}
-    direction = _direction(judge.pack, plan)
-    unit = spread(judge.pack, direction)
+    if "attributes" not in judge.pack.info.networks:
+        say("no editability curves: the pack has no attribute classifier to measure an edit with")
+        return {}
     n = min(len(one.image_NCHW) for one in chosen.values())
-    say(f"editing {n} portraits of {', '.join(chosen)} along {plan.attribute}")
-    return {
-        label: inversion_suite.editability(
-            judge, first(one, n), data.aligned_BCHW[:n], direction=direction, amounts=[unit * amount for amount in AMOUNTS],
-            attribute=plan.attribute,
-        )
-        for label, one in chosen.items()
-    }  # fmt: skip
-
-
-def _direction(pack: Pack, plan: Plan) -> Directions:
-    """Return InterFaceGAN's direction of the attribute, from the labels that the pack's own classifier gives."""
-    net = pack.attributes()
-    column = net.names.index(plan.attribute)
-    return interfacegan(pack.generator(), lambda image: net.probabilities(image)[:, column], samples=plan.labelled)
-
-
-@torch.no_grad()
-def spread(pack: Pack, direction: Directions, *, samples: int = 1000) -> float:
-    """Return the standard deviation of W along a direction."""
-    generator = pack.generator()
-    z = torch.randn(samples, generator.style_dim, generator=torch.Generator().manual_seed(1))
-    w = generator.mapping(z.to(generator.input.input))
-    return float((w @ direction.vectors_KD[0].to(w)).std())
+    found: dict[str, dict[str, list[Numbers]]] = {}
+    for kind, direction in edit_directions(judge.pack, plan.attribute, labelled=plan.labelled).items():
+        unit = spread(judge.pack, direction)
+        say(f"editing {n} portraits of {', '.join(chosen)} along {plan.attribute} ({kind})")
+        found[f"{plan.attribute} ({kind})"] = {
+            label: inversion_suite.editability(
+                judge, first(one, n), data.aligned_BCHW[:n], direction=direction, amounts=[unit * amount for amount in AMOUNTS],
+                attribute=plan.attribute,
+            )
+            for label, one in chosen.items()
+        }  # fmt: skip
+    return found
 
 
 def first(inverted: Inverted, n: int) -> Inverted:
@@ -176,24 +202,3 @@ def first(inverted: Inverted, n: int) -> Inverted:
             states.append(state.slice(0, min(left, len(state))))
             left -= len(state)
     return Inverted(states=states, image_NCHW=inverted.image_NCHW[:n], seconds=inverted.seconds)
-
-
-def _other_directions(judge: Judge, data: HeldOut, made: Mapping[str, Inverted]) -> dict[str, dict[str, Numbers]]:
-    """Return, for the first directions of GANSpace and SeFa, the attribute that two deviations change most and what of the person stays."""
-    pack = judge.pack
-    names, found = pack.attributes().names, dict[str, dict[str, Numbers]]()
-    kinds = {"ganspace": ganspace(pack.generator(), n=OTHER_DIRECTIONS), "sefa": sefa(pack.generator(), n=OTHER_DIRECTIONS)}
-    for label, one in made.items():
-        if name_of(label) not in CURVED:
-            continue
-        few = first(one, OTHER_PICTURES)
-        images = data.aligned_BCHW[: len(few.image_NCHW)]
-        for kind, directions in kinds.items():
-            for which in range(OTHER_DIRECTIONS):
-                single = Directions(vectors_KD=directions.vectors_KD[which : which + 1], slots=directions.slots)
-                before, _ = inversion_suite.effect(judge, few, images, direction=single, amount=0.0)
-                after, same = inversion_suite.effect(judge, few, images, direction=single, amount=2 * spread(pack, single))
-                strongest = int((after - before).abs().argmax())
-                numbers = {"change": float((after - before)[strongest]), "identity": same}
-                found.setdefault(label, {})[f"{kind} {which}: {names[strongest]}"] = numbers
-    return found

@@ -17,6 +17,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from models.directions import Directions
 from models.inverters import Inverter
+from models.optimisation import Stepwise
 from models.pack import Pack
 from models.perceptual import PerceptualDistance
 from models.state import GeneratorState
@@ -24,6 +25,7 @@ from models.stylegan2 import Generator
 
 NAME = "inversion"
 BATCH = 16
+SILENT_S = 10.0
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_FOR_FIVE_SCALES = 176  # what torchmetrics' check leaves for a kernel of 11
 Say = Callable[[str], None]
@@ -40,13 +42,14 @@ class Inverted:
 
 
 class Judge:
-    """The networks that pictures are compared with, built once."""
+    """The networks that pictures are compared with, built once; a pack without an identity network has no measures of who is shown."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self.lpips = PerceptualDistance(device=pack.device)
-        self.identity = pack.identity()
-        self.threshold = pack.info.networks["identity"].numbers["threshold_far1"]
+        known = pack.info.networks.get("identity")
+        self.identity = pack.identity() if known is not None else None
+        self.threshold = known.numbers.get("threshold_far1") if known is not None else None
 
     @torch.no_grad()
     def columns(self, made_NCHW: Tensor, wanted_NCHW: Tensor) -> dict[str, Tensor]:
@@ -56,15 +59,18 @@ class Judge:
 
     def _batch(self, made_BCHW: Tensor, wanted_BCHW: Tensor) -> dict[str, Tensor]:
         made = made_BCHW.clamp(-1, 1)
-        same = (self.identity(made) * self.identity(wanted_BCHW)).sum(1)
         l2 = (made - wanted_BCHW).square().mean((1, 2, 3))
         betas = scales(made.shape[-1])
         structure = ms_ssim((made + 1) / 2, (wanted_BCHW + 1) / 2, data_range=1.0, betas=betas, reduction="none")
         assert isinstance(structure, Tensor)
-        return {
-            "identity": same, "same_person": (same >= self.threshold).float(), "ms_ssim": structure,
-            "lpips": self.lpips(made, wanted_BCHW), "l2": l2, "psnr_db": 10 * torch.log10(4 / l2.clamp_min(1e-10)),
-        }  # fmt: skip
+        psnr = 10 * torch.log10(4 / l2.clamp_min(1e-10))
+        return self._who(made, wanted_BCHW) | {"ms_ssim": structure, "lpips": self.lpips(made, wanted_BCHW), "l2": l2, "psnr_db": psnr}
+
+    def _who(self, made_BCHW: Tensor, wanted_BCHW: Tensor) -> dict[str, Tensor]:
+        if self.identity is None:
+            return {}
+        same = (self.identity(made_BCHW) * self.identity(wanted_BCHW)).sum(1)
+        return {"identity": same} | ({} if self.threshold is None else {"same_person": (same >= self.threshold).float()})
 
 
 def scales(size: int) -> tuple[float, ...]:
@@ -80,18 +86,37 @@ def scales(size: int) -> tuple[float, ...]:
 
 
 def run(inverter: Inverter, generator: Generator, images_NCHW: Tensor, *, batch: int = BATCH, say: Say | None = None) -> Inverted:
-    """Invert all pictures, in batches; only the inverter's own time counts."""
-    states, made, seconds = [], [], 0.0
+    """Invert all pictures, in batches; only the inverter's own time counts. `say` hears of progress every few seconds."""
+    states, made, seconds = list[GeneratorState](), list[Tensor](), 0.0
+    heard = time.monotonic()
+
+    def tell(done: int, total: int, losses_B: Tensor) -> None:
+        nonlocal heard
+        if say is not None and time.monotonic() - heard > SILENT_S:
+            heard = time.monotonic()
+            say(f"{inverter.name}: {sum(map(len, made))} of {len(images_NCHW)}, step {done} of {total} of the next")
+
+    if isinstance(inverter, Stepwise):
+        inverter.on_step = tell
     for part in images_NCHW.split(batch):
+        finish(part.device)  # of the last picture's synthesis
         start = time.perf_counter()
         state = inverter.invert(part)
+        finish(part.device)
         seconds += time.perf_counter() - start
         states.append(state)
         with torch.no_grad():
             made.append(generator(state))
-        if say is not None:
+        if say is not None and time.monotonic() - heard > SILENT_S:
+            heard = time.monotonic()
             say(f"{inverter.name}: {sum(map(len, made))} of {len(images_NCHW)}")
     return Inverted(states=states, image_NCHW=torch.cat(made), seconds=seconds)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def row(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor) -> Numbers:
@@ -109,9 +134,10 @@ def table(
     """Return the table of inverters by label on the same pictures, and what each made of them."""
     rows, made = dict[str, Numbers](), dict[str, Inverted]()
     for label, inverter in inverters.items():
-        made[label] = run(inverter, judge.pack.generator(), images_NCHW)
+        made[label] = run(inverter, judge.pack.generator(), images_NCHW, say=say)
         rows[label] = row(judge, made[label], images_NCHW)
-        figures = ", ".join(f"{name} {rows[label][name]:.4f}" for name in ("identity", "ms_ssim", "lpips", "l2", "seconds"))
+        shown = (name for name in ("identity", "ms_ssim", "lpips", "l2", "seconds") if name in rows[label])
+        figures = ", ".join(f"{name} {rows[label][name]:.4f}" for name in shown)
         say(f"{label}: {figures}")
     return rows, made
 
@@ -154,6 +180,7 @@ def editability(
 def effect(judge: Judge, inverted: Inverted, images_NCHW: Tensor, *, direction: Directions, amount: float) -> tuple[Tensor, float]:
     """Return the mean probability of every attribute after a move along a direction, (A,), and the mean similarity to the inputs."""
     generator, net = judge.pack.generator(), judge.pack.attributes()
+    assert judge.identity is not None
     shown, same = [], []
     rest = images_NCHW
     for state in inverted.states:

@@ -28,7 +28,7 @@ def measure(
     """Return all figures of the suite: on `pictures` held-out portraits, and on `edits` of them for every instruction."""
     start = time.monotonic()
     say(f"making and aligning {pictures} held-out portraits")
-    data, scorer = held_out(pack, pictures), Scorer(pack)
+    data, scorer = held_out(pack, pictures), Scorer(pack, device=pack.device)
     result: dict[str, object] = {"alignment": alignment(data), "features": {"lpips": scorer.features["lpips"]}}
     result["attributes"] = attributes(pack, data)
     result["inversion"] = {inverter: inversion(pack, data, name=inverter)}
@@ -50,7 +50,7 @@ def alignment(data: HeldOut) -> Numbers:
 def attributes(pack: Pack, data: HeldOut) -> Numbers:
     """Return the share of right attribute decisions: over all attributes, and of the worst one."""
     net = pack.attributes()
-    said = torch.cat([net.probabilities(part) > 0.5 for part in data.aligned_BCHW.split(BATCH)])
+    said = torch.cat([net.probabilities(part) > 0.5 for part in data.aligned_BCHW.split(BATCH)]).cpu()
     names = [name for name in net.names if name.removeprefix("style_") not in STYLE_NAMES]
     right = {name: float((said[:, net.names.index(name)] == data.has(name)).float().mean()) for name in names}
     worst = min(right, key=right.__getitem__)

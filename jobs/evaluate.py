@@ -13,10 +13,12 @@ the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import jsonargparse
 import torch
@@ -26,10 +28,11 @@ from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
 from pipeline.config import ConfigError, TrackingConfig
 from pipeline.registry import resolve_pack
+from pipeline.shards import InputError
 from pipeline.training_run import end_run, open_run
+from training.shards import DataError
 
 SUITES = (pack_suite.NAME, inversion_suite.NAME, strengths.NAME)
-FIGURES = "figures.json"
 SHIPPED = "configs/instructions/portraits.yaml"
 
 
@@ -50,6 +53,9 @@ class Options:
         inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
         inverter_settings: Settings of inverters in suite inversion, by their name or NAME+LABEL.
         optimised: Held-out portraits for inverters that optimise for every picture.
+        input: Shards whose pictures suite inversion inverts in place of rendered portraits: aligned ones where they hold such, else the
+            centred square.
+        attribute: Attribute whose change the editability curves of suite inversion are drawn over.
         style: Style of the portraits in suite inversion: photo, or one that no network saw, such as sketch or cartoon.
         ablations: Further tables of suite inversion: hyperstyle (passes, and the networks of --variants), gani_blocks, gani_norms.
         ablation_pictures: Held-out portraits for those tables.
@@ -57,6 +63,7 @@ class Options:
         adapted: Pack whose generator was fine-tuned from the pack's to another style; offsets are tried on it in suite inversion.
         adapted_text: What that style is called, such as "a cartoon of a face".
         editor: Editor to measure.
+        device: Where the networks run: auto, cpu or cuda; auto takes a GPU where there is one. The figures name it.
         threads: Threads of torch.
         output: JSON file, or folder for the page of suite inversion.
     """
@@ -71,6 +78,8 @@ class Options:
     inverters: tuple[str, ...] = ()
     inverter_settings: dict[str, dict[str, float | int | bool | str]] = field(default_factory=dict)
     optimised: int = inversion_run.Plan().optimised
+    input: str | None = None
+    attribute: str = inversion_run.Plan().attribute
     style: str = "photo"
     ablations: tuple[str, ...] = ()
     ablation_pictures: int = inversion_run.Plan().ablation_pictures
@@ -78,6 +87,7 @@ class Options:
     adapted: str | None = None
     adapted_text: str = ""
     editor: str = "hypereditor"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     output: Path | None = None
 
@@ -88,21 +98,34 @@ def say(text: str) -> None:
 
 
 def evaluate(options: Options) -> dict[str, object]:
-    """Run the suite; return its figures."""
-    pack = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri))
+    """Run the suite; return its figures. Raises ConfigError, PackError or InstructionError."""
+    pack = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri), device=device_for(options.device))
+    head = {"suite": options.suite, "pack": pack.sha256, "device": device_name(pack.device)}
     if options.suite == inversion_suite.NAME:
-        return {"suite": options.suite, "pack": pack.sha256, **_inversion(pack, options)}
+        return _inversion(pack, options, head)
     if options.suite == strengths.NAME:
         chosen = strengths.choose(
             pack, instructions_for(pack, options), say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
             inverter=options.inverter,
         )  # fmt: skip
-        return {"suite": options.suite, "pack": pack.sha256, "instructions": chosen}
+        return {**head, "instructions": chosen}
     figures = pack_suite.measure(
         pack, instructions_for(pack, options), editor=options.editor, inverter=options.inverter,
         pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,
     )  # fmt: skip
-    return {"suite": options.suite, "pack": pack.sha256, **figures}
+    return {**head, **figures}
+
+
+def device_for(wanted: str) -> str:
+    """Return cpu or cuda. Raises ConfigError where there is no GPU to run on."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no GPU on this machine; leave it out, or say cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def device_name(device: str) -> str:
+    """Return what the device is called."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def instructions_for(pack: Pack, options: Options) -> tuple[Instruction, ...]:
@@ -111,29 +134,42 @@ def instructions_for(pack: Pack, options: Options) -> tuple[Instruction, ...]:
     return load_instructions(options.instructions or (str(own) if own.is_file() else SHIPPED))
 
 
-def _inversion(pack: Pack, options: Options) -> dict[str, object]:
+def _inversion(pack: Pack, options: Options, head: Mapping[str, object]) -> dict[str, object]:
     """Run the suite, leave the page in the output folder and record both in MLflow."""
     plan = inversion_run.Plan(
         inverters=options.inverters, pictures=options.pictures or inversion_run.Plan().pictures, optimised=options.optimised,
-        settings=options.inverter_settings, style=options.style, ablations=options.ablations, ablation_pictures=options.ablation_pictures,
+        settings=options.inverter_settings, input=options.input, attribute=options.attribute, style=options.style,
+        ablations=options.ablations, ablation_pictures=options.ablation_pictures, device=str(head["device"]),
         variants=options.variants, adapted=options.adapted, adapted_text=options.adapted_text,
     )  # fmt: skip
     folder = options.output or Path("out/inversion")
     tracking = TrackingConfig(uri=options.tracking_uri, experiment="evaluate")
-    params: Mapping[str, object] = {"suite": options.suite, "pack": pack.sha256, **asdict(plan)}
+    params: Mapping[str, object] = {**head, **asdict(plan)}
     run = open_run(tracking, output=str(folder.resolve()), name=f"inversion {pack.info.name}", params=params, tags={})
     try:
         figures, files = inversion_run.measure(pack, plan, folder, say=say)
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
-    figures["page"] = str(files[0])
-    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
-    rows = figures["table"]
-    assert isinstance(rows, dict)
-    metrics = {f"{label}/{name}": float(value) for label, row in rows.items() for name, value in row.items()}
-    end_run(run, status="FINISHED", metrics=metrics, artifacts=[str(path.resolve()) for path in (*files, folder / FIGURES)])
-    return figures
+    end_run(run, status="FINISHED", metrics=metrics_of(figures), artifacts=[str(path.resolve()) for path in files])
+    return {**head, **figures, "page": str(files[0])}
+
+
+def metrics_of(figures: Mapping[str, object]) -> dict[str, float]:
+    """Return the figures of suite inversion as metrics: those of the table by METHOD/MEASURE, the others below their part's name."""
+    found: dict[str, float] = {}
+
+    def add(name: str, value: object) -> None:
+        if isinstance(value, Mapping):
+            for key, one in value.items():
+                add(f"{name}/{key}" if name else str(key), one)
+        elif isinstance(value, int | float):
+            found[re.sub(r"[^\w/. -]", "_", name)] = float(value)
+
+    for part in ("drift", "equal_change", "ablations", "adapted"):
+        add(part, figures[part])
+    add("", figures["table"])
+    return found
 
 
 def main() -> int:
@@ -145,7 +181,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     try:
         result = evaluate(options)
-    except (PackError, InstructionError, ConfigError) as error:
+    except (PackError, InstructionError, ConfigError, InputError, DataError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     text = json.dumps(result, indent=1)

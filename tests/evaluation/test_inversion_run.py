@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import inversion_page, inversion_run
+from evaluation import edit_directions, inversion_page, inversion_run
 from models.directions import Directions
 from models.pack import Pack, PackError
 from tests.commands import Command
@@ -36,16 +36,20 @@ def test_every_method_has_a_row_on_the_pictures_that_it_was_given(found: tuple[d
 
 
 def test_curves_begin_at_no_change_and_follow_the_direction(found: tuple[dict, list[Path]]) -> None:
-    curve = found[0]["editability"]["smile"]["e4e"]
+    assert set(found[0]["editability"]) == {f"smile ({kind})" for kind in ("InterFaceGAN", "GANSpace", "SeFa")}
+    curve = found[0]["editability"]["smile (InterFaceGAN)"]["e4e"]
     still = [point for point in curve if point["amount"] == 0]
     assert len(curve) == 9 and [point["change"] for point in still] == [0.0]
     by_amount = sorted(curve, key=lambda point: point["amount"])
     assert by_amount[-1]["change"] > by_amount[0]["change"] + 0.1  # smiles come and go with the sign
-    assert any(name.startswith("sefa") for name in found[0]["directions"]["e4e"])
+    for curves in found[0]["editability"].values():
+        ends = sorted(curves["e4e"], key=lambda point: point["amount"])
+        assert ends[-1]["change"] > ends[0]["change"]  # the component is turned so that the attribute rises
 
 
 def test_the_page_stands_alone_and_its_pictures_open(found: tuple[dict, list[Path]]) -> None:
-    page, *pictures = found[1]
+    page, *pictures, written = found[1]
+    assert json.loads(written.read_text())["table"] == found[0]["table"]
     text = page.read_text()
     assert 'src="data:image/png' in text and "http" not in text and "gani" in text
     sizes = {}
@@ -66,7 +70,7 @@ def test_the_spread_along_a_direction_is_that_of_w() -> None:
     pack = Pack.load(PACK)
     w = pack.generator().mapping(torch.randn(1000, pack.generator().style_dim, generator=torch.Generator().manual_seed(1)))
     axis = Directions(vectors_KD=torch.eye(pack.generator().style_dim)[3:4])
-    assert inversion_run.spread(pack, axis) == pytest.approx(float(w[:, 3].std()), rel=1e-4)
+    assert edit_directions.spread(pack, axis) == pytest.approx(float(w[:, 3].std()), rel=1e-4)
 
 
 def test_a_wrong_name_or_setting_ends_the_suite_before_its_first_portrait(tmp_path: Path) -> None:
