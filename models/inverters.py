@@ -129,10 +129,19 @@ class HyperStyleInverter:
 
 
 def pooled(images_BCHW: Tensor, size: PictureSize) -> Tensor:
-    """Average-pool images to `size`, as encoders, identity and CLIP see a generator's output."""
-    if tuple(images_BCHW.shape[2:]) == sides(size):
+    """Average-pool images to `size`, as encoders, identity and CLIP see a generator's output.
+
+    Of square images a network that looks at a wider or higher picture sees the middle: StyleGAN2's cars lie in rows 64 to 447 of 512, so
+    an encoder of 192 x 256 sees rows 32 to 223 of 256 (released code of e4e, ReStyle and HyperStyle).
+    """
+    height, width = sides(size)
+    if tuple(images_BCHW.shape[2:]) == (height, width):
         return images_BCHW
-    return F.adaptive_avg_pool2d(images_BCHW, sides(size))
+    if images_BCHW.shape[2] != images_BCHW.shape[3] or height == width:
+        return F.adaptive_avg_pool2d(images_BCHW, (height, width))
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return pooled(images_BCHW, side)[:, :, top : top + height, left : left + width]
 
 
 def _checked_mean(name: str, latent_avg: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from models.pack_format import read_info
 from tests.commands import ROOT
 from tests.jobs.world import run, tree
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 PACK = ROOT / "packs" / "portraits64"
 FEW_STEPS: Mapping[str, tuple[str, ...]] = {
     "w_projection": ("--inverter_settings.steps", "15"),
@@ -22,6 +22,10 @@ FEW_STEPS: Mapping[str, tuple[str, ...]] = {
     "pti": ("--inverter_settings.pivot_steps", "15", "--inverter_settings.steps", "8"),
     "gani": ("--inverter_settings.steps", "6"),
 }
+
+QUICK = ("hyperstyle",)
+"""Run in every test run; the others run with the long ones."""
+INVERTERS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in inverter_names(read_info(PACK)[0])]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("inverter", inverter_names(read_info(PACK)[0]))
+@pytest.mark.parametrize("inverter", INVERTERS)
 def test_it_runs_end_to_end_and_resumes(inverter: str, raw: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
     def invert(what: Path, out: Path) -> dict[str, object]:
         flags = ["--input", str(what), "--output", str(out), "--pack", str(PACK), "--inverter", inverter, "--keep", "inversion", "latents"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.hyperstyle import HyperStyle
 from models.inverter_names import inverter_names
-from models.inverters import HyperStyleInverter, ReStyleInverter
+from models.inverters import HyperStyleInverter, ReStyleInverter, pooled
 from models.pack import Pack, PackError
 from models.restyle import ReStyleEncoder
 from models.stylegan2 import Generator
@@ -158,3 +158,13 @@ def test_wrong_settings_of_an_optimiser_are_named(pack: Pack) -> None:
         pack.inverter("pti", {"steps": 0})
     with pytest.raises(PackError, match="no setting 'step'; did you mean 'steps'"):
         pack.inverter("gani", {"step": 3})
+
+
+def test_a_network_that_looks_at_a_wider_picture_sees_the_middle_rows_of_a_square_one() -> None:
+    square = pictures(2, side=512)
+    expected = F.adaptive_avg_pool2d(square[:, :, 64:448], (192, 256))  # where StyleGAN2's cars lie
+    assert torch.allclose(pooled(square, (192, 256)), expected, atol=1e-6)
+    assert torch.equal(pooled(pooled(square, 256), (192, 256)), pooled(square, 256)[:, :, 32:224])
+    wide = square[:, :, 64:448]
+    assert torch.equal(pooled(wide, (192, 256)), F.adaptive_avg_pool2d(wide, (192, 256)))
+    assert pooled(square, (256, 192)).shape == (2, 3, 256, 192)
