@@ -27,7 +27,7 @@ CURVED = ("e4e", "wplus_projection", "hyperstyle", "restyle_e4e", "pti", "gani")
 """Methods of the editability curve, where the pack has them."""
 AMOUNTS = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
 """Steps along a direction, in standard deviations of W along it."""
-CHANGES = (-0.6, -0.4, -0.2, 0.2, 0.4, 0.6)
+CHANGES = (-0.15, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4, 0.6)
 """Mean changes of an attribute's probability at which identity is compared."""
 DRIFT_PICTURES = 24
 
@@ -168,7 +168,7 @@ def _adapted(judge: Judge, plan: Plan, data: Subjects, made: Mapping[str, Invert
 
 def _at_equal(curve: Sequence[Numbers]) -> dict[str, float | None]:
     """Return the identity similarity at changes that methods are compared at."""
-    return {f"{change:+.1f}": inversion_suite.at_change(curve, change) for change in CHANGES}
+    return {f"{change:+g}": inversion_suite.at_change(curve, change) for change in CHANGES}
 
 
 def _curves(judge: Judge, plan: Plan, data: Subjects, made: Mapping[str, Inverted], *, say: Say) -> dict[str, dict[str, list[Numbers]]]:

@@ -76,7 +76,7 @@ class Options:
     edits: int = pack_suite.EDITS
     inverter: str = "e4e"
     inverters: tuple[str, ...] = ()
-    inverter_settings: dict[str, dict[str, float | int | bool | str]] = field(default_factory=dict)
+    inverter_settings: dict[str, dict[str, bool | int | float | str]] = field(default_factory=dict)
     optimised: int = inversion_run.Plan().optimised
     input: str | None = None
     attribute: str = inversion_run.Plan().attribute

@@ -75,9 +75,18 @@ def read_settings(info: PackInfo, name: str, settings: Settings) -> object:
             hint = f"did you mean {nearest[0]!r}? It has {', '.join(known)}" if nearest else "it has none"
             raise PackError(f"inverter {name!r}: no setting {key!r}; {hint}")
     try:
-        return kind(**settings)
+        return kind(**{key: _whole(key, value, known[key]) for key, value in settings.items()})
     except (TypeError, ValueError) as error:
         raise PackError(f"inverter {name!r}: {error}") from error
+
+
+def _whole(name: str, value: object, known: dataclasses.Field[object]) -> object:
+    """Return the value, a whole number as int where the setting counts something: 15.0 is a step count too. Raises ValueError."""
+    if known.type not in ("int", int) or type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise ValueError(f"{name}: expected a whole number, found {value!r}")
 
 
 def _settings_kind(info: PackInfo, name: str) -> type:

@@ -75,7 +75,7 @@ class EditConfig:
     """Folder or URL of the trained networks, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry."""
     inverter: str = "e4e"
     """What turns a picture into a generator state: an encoder or hypernetwork of the pack, w_projection, wplus_projection, pti or gani."""
-    inverter_settings: dict[str, float | int | bool | str] = field(default_factory=dict)
+    inverter_settings: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Settings of the inverter by name, such as `--inverter_settings.iterations 10`; a wrong one is answered with those that there are."""
     editor: str = "hypereditor"
     """Network of the pack that changes a state by an instruction."""

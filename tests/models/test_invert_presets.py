@@ -19,3 +19,4 @@ def test_presets_make_their_inverter_and_say_how_they_are_used(preset: Path) -> 
     assert config.inverter == preset.stem and not config.instructions
     assert build_inverter(portraits(), config.inverter, config.inverter_settings).name == preset.stem
     assert f"--config {preset.relative_to(ROOT)} " in preset.read_text()
+    assert {name: type(value) for name, value in config.inverter_settings.items()}.items() >= {"steps": int, "learning_rate": float}.items()

@@ -168,3 +168,11 @@ def test_a_network_that_looks_at_a_wider_picture_sees_the_middle_rows_of_a_squar
     wide = square[:, :, 64:448]
     assert torch.equal(pooled(wide, (192, 256)), F.adaptive_avg_pool2d(wide, (192, 256)))
     assert pooled(square, (256, 192)).shape == (2, 3, 256, 192)
+
+
+def test_a_count_may_be_written_as_a_whole_float_and_as_nothing_else(pack: Pack) -> None:
+    inverter = pack.inverter("hyperstyle", {"iterations": 2.0})
+    assert isinstance(inverter, HyperStyleInverter) and type(inverter.iterations) is int
+    for value in (2.5, "two", True):
+        with pytest.raises(PackError, match=f"'hyperstyle': iterations: expected a whole number, found {value!r}"):
+            pack.inverter("hyperstyle", {"iterations": value})
