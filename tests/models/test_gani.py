@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from models import gani as gani_module
 from models.gani import FLOOR, WEIGHTS, Gani, GaniConfig, as_offsets
 from models.gradient_modification import GradientModification, ModuleConfig
+from models.optimisation import Found, descend
 from models.similarity import Similarity, SimilarityWeights
 from models.state import GeneratorState
 from tests.models.optimising import drift, held_out_portraits, joined, left_alone, lpips, noise_pictures, portraits, same, world
@@ -148,6 +152,20 @@ def test_a_picture_that_is_close_enough_stops_at_once() -> None:
     inverter.on_step = lambda done, total, losses: calls.append((done, total))
     inverter.invert(noise_pictures(2))
     assert calls == [(4, 8), (8, 8)]
+
+
+def test_only_one_groups_parameters_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def watched(parameters: Sequence[Sequence[torch.Tensor]], *args: object, **kwargs: object) -> Found:
+        alive.append(sum(group() is not None for group in groups))
+        groups.extend(weakref.ref(row[0]) for row in parameters)
+        return descend(parameters, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gani_module, "descend", watched)
+    state = gani(steps=1, lockstep=2).invert(noise_pictures(5))
+    assert len(state) == 5 and len(groups) == 5 and alive == [0, 0, 0]
 
 
 def test_settings_that_cannot_work_are_named() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
+
 import pytest
 import torch
 
+from models import pivotal_tuning
+from models.optimisation import Found, descend
 from models.pivotal_tuning import LocalityConfig, PivotalTuning, PivotalTuningConfig, near_pivot
 from models.projection import Projection, ProjectionConfig
 from models.similarity import Similarity, SimilarityWeights
@@ -90,6 +95,20 @@ def test_near_latents_lie_at_the_distance_alpha_over_all_slots() -> None:
     pivots = torch.cat([pivot, 2 * pivot])
     near = near_pivot(world().generator, pivots, mean_1LD=mean, locality=LocalityConfig(alpha=3.0, samples=5), sources=sources)
     assert torch.allclose((near - pivots.repeat_interleave(5, 0)).flatten(1).norm(dim=1), torch.full((10,), 3.0), rtol=1e-4)
+
+
+def test_only_one_groups_parameters_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def watched(parameters: Sequence[Sequence[torch.Tensor]], *args: object, **kwargs: object) -> Found:
+        alive.append(sum(group() is not None for group in groups))
+        groups.extend(weakref.ref(row[0]) for row in parameters)
+        return descend(parameters, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pivotal_tuning, "descend", watched)
+    state = tuning(lockstep=2).invert(noise_pictures(5))
+    assert len(state) == 5 and len(groups) == 5 and alive == [0, 0, 0]
 
 
 def test_settings_that_cannot_work_are_named() -> None:
