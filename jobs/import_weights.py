@@ -38,7 +38,8 @@ class Options:
         domain: What the generator shows.
         kind: What the encoder is in a file that does not say so.
         licence: Licence of the pack; that of every file's publisher where left out.
-        threshold_far1: Similarity of ArcFace above which 1 % of pictures of two people lie, measured on your pictures.
+        threshold_far1: Similarity of ArcFace above which 1 % of pictures of two people lie, measured on your pictures; without it
+            nobody says who is the same person.
     """
 
     output: Path
@@ -96,7 +97,7 @@ def import_weights(options: Options, files: Sequence[Path]) -> dict[str, object]
     )  # fmt: skip
     pack = write_pack(contents, options.output, label=label, say=say)
     if "identity" in pack.info.networks and options.threshold_far1 is None:
-        say("identity: has no threshold_far1 (nobody publishes one), which edit_dataset asks for: give --threshold_far1")
+        say("identity: has no threshold_far1 (nobody publishes one), so scores leave same_person empty: give --threshold_far1")
     lacking = tell_missing(contents)
     return {
         "output": str(options.output), "sha256": pack.sha256, "size": pack.size, "networks": list(pack.info.networks),

@@ -8,7 +8,7 @@ ENCODER_KINDS = ("e4e", "psp", "w_encoder")
 RESTYLE_KINDS = ("restyle", "restyle_resnet")
 HYPERSTYLE_KINDS = ("hyperstyle",)
 OPTIMISERS = ("w_projection", "wplus_projection", "pti", "gani")
-"""Those that optimise for every picture and need a generator and judges, not networks of their own."""
+"""Those that optimise for every picture: they need a generator, and no networks of their own."""
 START = {"hyperstyle": "w_encoder", "gani": "e4e"}
 """Encoder whose latents a method starts from."""
 
@@ -19,5 +19,4 @@ def inverter_names(info: PackInfo) -> list[str]:
     for name, network in info.networks.items():
         if network.kind in ENCODER_KINDS + RESTYLE_KINDS or (network.kind in HYPERSTYLE_KINDS and START["hyperstyle"] in info.networks):
             found.append(name)
-    able = {"generator", "identity"} <= info.networks.keys()
-    return found + [name for name in OPTIMISERS if able and START.get(name, "generator") in info.networks]
+    return found + [name for name in OPTIMISERS if {"generator", START.get(name, "generator")} <= info.networks.keys()]

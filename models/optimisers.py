@@ -1,18 +1,23 @@
 """Make the inverters that optimise of a pack: their settings, flat enough for a command line, and the networks that judge them.
 
-The defaults are the papers', which are for 256 to 1024 pixels; `configs/invert/` has presets for the portraits pack.
+The defaults are the papers', which are for 256 to 1024 pixels; `configs/invert/` has presets for the portraits pack. Terms of the loss
+whose network a pack lacks are left out, which is logged; the identity term takes MoCo where there is no identity network (off faces).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from torch import nn
 
 from models import gani, pivotal_tuning, projection
 from models.gani import Gani, GaniConfig
 from models.gradient_modification import ModuleConfig, Norm
 from models.inverters import Inverter
+from models.official_perception import MoCo
 from models.parser import FaceParser
 from models.perceptual import PerceptualDistance
 from models.pivotal_tuning import LocalityConfig, PivotalTuning, PivotalTuningConfig
@@ -22,10 +27,12 @@ from models.similarity import Similarity, SimilarityWeights
 if TYPE_CHECKING:
     from models.pack import Pack
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSettings:
-    """Settings of w_projection and wplus_projection; `identity` weighs a term that the papers' projections lack."""
+    """Settings of w_projection and wplus_projection; `identity` (or MoCo) weighs a term that the papers' projections lack."""
 
     steps: int = ProjectionConfig.steps
     learning_rate: float = ProjectionConfig.learning_rate
@@ -87,7 +94,7 @@ def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) ->
             space="w" if name == "w_projection" else "w+", steps=settings.steps, learning_rate=settings.learning_rate,
             start=settings.start, stop_lpips=settings.stop_lpips, lockstep=settings.lockstep,
         )  # fmt: skip
-        judged = _judged(pack, replace(projection.WEIGHTS, identity=settings.identity))
+        judged = _judged(name, pack, replace(projection.WEIGHTS, identity=settings.identity))
         return Projection(name, **judged, config=config, encoder=start)  # type: ignore[arg-type]
     if isinstance(settings, PtiSettings):
         # Latents need little memory.
@@ -98,7 +105,7 @@ def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) ->
             steps=settings.steps, learning_rate=settings.learning_rate, stop_lpips=settings.stop_lpips, locality=locality,
             lockstep=settings.lockstep,
         )  # fmt: skip
-        judged = _judged(pack, replace(pivotal_tuning.WEIGHTS, identity=settings.identity))
+        judged = _judged(name, pack, replace(pivotal_tuning.WEIGHTS, identity=settings.identity))
         return PivotalTuning(name, **judged, config=tuning)  # type: ignore[arg-type]
     assert isinstance(settings, GaniSettings)
     weights = SimilarityWeights(pixel=settings.pixel, lpips=settings.lpips, identity=settings.identity, parsing=settings.parsing)
@@ -109,7 +116,7 @@ def build(name: str, pack: Pack, settings: object, *, start: Inverter | None) ->
             blocks=settings.blocks, pre_norm=settings.pre_norm, post_norm=settings.post_norm, slope=settings.slope, factor=settings.factor
         ),
     )  # fmt: skip
-    return Gani(name, **_judged(pack, weights), config=tuning_by_modules, encoder=start)  # type: ignore[arg-type]
+    return Gani(name, **_judged(name, pack, weights), config=tuning_by_modules, encoder=start)  # type: ignore[arg-type]
 
 
 def _locality(settings: PtiSettings) -> LocalityConfig:
@@ -120,10 +127,18 @@ def _locality(settings: PtiSettings) -> LocalityConfig:
     )  # fmt: skip
 
 
-def _judged(pack: Pack, weights: SimilarityWeights) -> dict[str, object]:
+def _judged(name: str, pack: Pack, weights: SimilarityWeights) -> dict[str, object]:
     """Return generator, mean latent and the similarity of a pack's networks; terms whose network it lacks are left out."""
     parser = pack.network("parser", FaceParser) if "parser" in pack.info.networks and weights.parsing > 0 else None
     lpips = PerceptualDistance(device=pack.device) if weights.lpips > 0 else None
-    identity = pack.identity() if weights.identity > 0 else None
-    similarity = Similarity(weights, lpips=lpips, identity=identity, parser=parser)
+    similarity = Similarity(weights, lpips=lpips, identity=_embedder(pack) if weights.identity > 0 else None, parser=parser)
+    if similarity.missing:
+        logger.warning("inverter %r: this pack lacks the networks of these terms, left out: %s", name, ", ".join(similarity.missing))
     return {"generator": pack.generator(), "mean_latent": pack.mean_latent(), "similarity": similarity}
+
+
+def _embedder(pack: Pack) -> nn.Module | None:
+    """Return what says whether two pictures show the same: the identity network, else MoCo, as in the papers off faces, else None."""
+    if "identity" in pack.info.networks:
+        return pack.identity()
+    return pack.network("moco", MoCo) if "moco" in pack.info.networks else None

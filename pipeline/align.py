@@ -1,4 +1,4 @@
-"""Cut the face out of a picture: the FFHQ frame, from the eyes and the corners of the mouth.
+"""Cut the face out of a picture: the FFHQ frame, from the eyes and the corners of the mouth. Off faces: the centred square.
 
 Coordinates are continuous: pixel i of a picture covers [i, i + 1), so its centre is i + 0.5. Inside a frame, -1 and 1 are the
 edges of the output picture (x to the right, y down), as in `grid_sample(align_corners=False)`.
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images import ImageHWC
+from pipeline.images import ImageHWC, fit_square
 from pipeline.sample import SampleFailure
 
 STAGE = "align"
@@ -145,3 +145,14 @@ class Aligner:
         if width > MAX_FRAME_RATIO * max(image_HWC.shape[:2]):
             return SampleFailure(STAGE, f"no face found: its frame would be {width:.0f} pixels wide, far beyond the picture")
         return crop(image_HWC, affine_23, self.size)
+
+
+class CentreSquare:
+    """Cut the centred square out of pictures, whatever they show, at one size; like faces, smaller ones are enlarged."""
+
+    def __init__(self, *, size: int) -> None:
+        self.size = size
+
+    def align_all(self, images: list[ImageHWC], known: Sequence[Tensor | None] = ()) -> list[ImageHWC | SampleFailure]:
+        """Return the square of each picture; landmarks that are `known` do not matter."""
+        return [fit_square(image, self.size) for image in images]

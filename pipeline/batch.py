@@ -20,7 +20,7 @@ from models.inverters import Inverter
 from models.pack import Pack
 from pipeline.edit import edit
 from pipeline.feed import Ready
-from pipeline.frechet import ShardMoments
+from pipeline.frechet import Moments, ShardMoments
 from pipeline.images import ImageHWC
 from pipeline.invert import Inversion, invert, to_pixels, to_tensor
 from pipeline.manifest import INVERSION, Cell, Edited, Method, Row, edit_row, inversion_row, scores_of
@@ -142,9 +142,7 @@ def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
         inverted = _finite_pixels(inversion.image_BCHW, "invert", "the inversion")
     with _at("score"):
         source = scorer.source(aligned_BCHW, to_tensor(inverted, device=methods.device))
-        features = source.aligned.embedding_BE.shape[1]
-        moments = ShardMoments.empty(features, [instruction.name for instruction in wish.instructions] or [INVERSION])
-        moments.source.update(source.aligned.embedding_BE)
+        moments = _begun(source, wish)
     keep = wish.keep if wish.instructions else wish.keep | {INVERSION}
     members = [_kept(ready, inversion, row, inverted, keep) for row, ready in enumerate(batch)]
     if wish.instructions:
@@ -153,10 +151,24 @@ def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
             samples = [_finish(*one, methods=methods, keep=keep) for one in zip(batch, members, edited, strict=True)]
     else:
         with _at("score"):
-            scores = scorer.inversion(source, moments=moments.edits[INVERSION])
+            scores = scorer.inversion(source, moments=_of(moments, INVERSION))
         with _at("write"):
             samples = [_finish_inversion(*one, methods=methods, keep=keep) for one in zip(batch, members, scores, strict=True)]
     return BatchResult(samples=list(samples), moments=moments)
+
+
+def _begun(source: SourceFeatures, wish: Wish) -> ShardMoments | None:
+    """Return the moments of a batch with its source pictures in it; None where the pack has no network to embed them."""
+    embedding_BE = source.aligned.embedding_BE
+    if embedding_BE is None:
+        return None
+    moments = ShardMoments.empty(embedding_BE.shape[1], [instruction.name for instruction in wish.instructions] or [INVERSION])
+    moments.source.update(embedding_BE)
+    return moments
+
+
+def _of(moments: ShardMoments | None, name: str) -> Moments | None:
+    return None if moments is None else moments.edits[name]
 
 
 def _edit_all(
@@ -166,7 +178,7 @@ def _edit_all(
     *,
     methods: Methods,
     wish: Wish,
-    moments: ShardMoments,
+    moments: ShardMoments | None,
 ) -> list[list[Edited]]:
     """Edit a batch by every instruction; put the pictures into `members` and return what was made of each sample."""
     assert methods.editor is not None
@@ -177,7 +189,7 @@ def _edit_all(
             pictures = _finite_pixels(image_BCHW, "edit", f"instruction '{instruction.name}'")
         with _at("score"):
             written_BCHW = to_tensor(pictures, device=methods.device)
-            scores = methods.scorer.edit(source, written_BCHW, instruction, moments=moments.edits[instruction.name])
+            scores = methods.scorer.edit(source, written_BCHW, instruction, moments=_of(moments, instruction.name))
         for row, picture in enumerate(pictures):
             png = _png(picture)
             members[row][f"{instruction.name}.png"] = png

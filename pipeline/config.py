@@ -19,6 +19,7 @@ import jsonargparse
 
 from pipeline.images import Limits
 
+Align = Literal["face", "centre"]
 Keep = Literal["original", "inversion", "latents"]
 Reprocess = Literal["failed", "changed", "all"]
 
@@ -27,6 +28,8 @@ Reprocess = Literal["failed", "changed", "all"]
 _NOT_IN_HASH = frozenset(
     {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "preview"}
 )
+# Options that came later: their defaults, like empty settings, are left out, so that outputs made before keep their hash.
+_LATER: Mapping[str, object] = {"align": "face"}
 _LISTS = frozenset({"--instructions", "--keep"})
 _SWITCHES = frozenset({"--dry_run", "--allow_lpips_download"})
 
@@ -73,6 +76,8 @@ class EditConfig:
     """YAML file of instructions, or inline 'name: source -> target @strength'; may be repeated and mixed. None: align and invert only."""
     pack: str = "packs/portraits64"
     """Folder or URL of the trained networks, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry."""
+    align: Align = "face"
+    """What is cut out of each picture: the face, by its landmarks, or the centred square, for packs of anything else."""
     inverter: str = "e4e"
     """What turns a picture into a generator state: an encoder or hypernetwork of the pack, w_projection, wplus_projection, pti or gani."""
     inverter_settings: dict[str, bool | int | float | str] = field(default_factory=dict)
@@ -138,7 +143,8 @@ def nearest(value: str, valid: Iterable[str]) -> str:
 
 def config_hash(config: EditConfig, instructions: Sequence[Mapping[str, object]]) -> str:
     """Return the sha256 of what changes the bytes written: resolved instructions, methods, kept members, limits, seed."""
-    chosen = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_HASH and value != {}}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_HASH}
+    chosen = {name: value for name, value in settings.items() if value != {} and (name, value) not in _LATER.items()}
     chosen["keep"] = sorted(config.keep)
     text = json.dumps({"format": 1, "config": chosen, "instructions": list(instructions)}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Feed: read a shard, decode its pictures, cut out the faces; on a CPU, in chunks, in the order of the shard.
+"""Feed: read a shard, decode its pictures, cut out the faces (or the centred squares); on a CPU, in chunks, in the order of the shard.
 
 Runs as a streaming Ray task beside the worker that edits: chunks wait in Ray's object store, four at most.
 """
@@ -11,7 +11,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from pipeline.align import Aligner
+from pipeline.align import Aligner, CentreSquare
 from pipeline.images import ImageHWC, decode_image
 from pipeline.landmarks import supplied
 from pipeline.sample import FailedSample, Sample, SampleFailure, ShardFailure
@@ -34,7 +34,7 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """A sample whose face was found and cut out."""
+    """A sample whose face was found, or whose centre was, and cut out."""
 
     sample: Sample
     aligned_HWC: ImageHWC
@@ -43,7 +43,7 @@ class Ready:
 Chunk = list[Ready | FailedSample]
 
 
-def read_shard(task: ShardTask, aligner: Aligner) -> Iterator[Opened | Chunk]:
+def read_shard(task: ShardTask, aligner: Aligner | CentreSquare) -> Iterator[Opened | Chunk]:
     """Yield what is known of the shard, then its samples in chunks, in order.
 
     Nothing that a file holds makes it raise; an OSError means that the storage failed.
@@ -67,7 +67,7 @@ def read_shard(task: ShardTask, aligner: Aligner) -> Iterator[Opened | Chunk]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
-    """A sample with its picture and the landmarks that it brings, if any."""
+    """A sample with its picture and the landmarks that it brings, if any and where they are asked for."""
 
     sample: Sample
     image_HWC: ImageHWC
@@ -82,7 +82,7 @@ def _decoded(item: Sample | FailedSample, task: ShardTask) -> _Decoded | FailedS
         return item.failed(SampleFailure(KILLED, reason))
     try:
         image = decode_image(item.image, task.limits)
-        return _Decoded(sample=item, image_HWC=image, landmarks_52=supplied(item, image))
+        return _Decoded(sample=item, image_HWC=image, landmarks_52=supplied(item, image) if task.align == "face" else None)
     except SampleFailure as failure:
         return item.failed(failure)
     except Exception as error:  # one picture that a decoder chokes on must not cost its shard
@@ -92,7 +92,7 @@ def _decoded(item: Sample | FailedSample, task: ShardTask) -> _Decoded | FailedS
 class _Buffer:
     """Gather decoded samples, then find all their faces in one pass."""
 
-    def __init__(self, aligner: Aligner, *, samples: int) -> None:
+    def __init__(self, aligner: Aligner | CentreSquare, *, samples: int) -> None:
         self.aligner, self.samples = aligner, samples
         self.entries: list[_Decoded | FailedSample] = []
         self.pixel_bytes = 0

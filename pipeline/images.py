@@ -1,4 +1,4 @@
-"""Decode any still picture to RGB uint8 (height, width, 3), upright, of a bounded size; say in a sentence why not."""
+"""Decode any still picture to RGB uint8 (height, width, 3), upright, of a bounded size; say in a sentence why not. Fit it to a square."""
 
 import io
 import struct
@@ -54,6 +54,17 @@ def decode_image(data: bytes, limits: Limits | None = None) -> ImageHWC:
     limits = limits or Limits()
     with _opened(data, limits) as image:
         return _to_array(image, limits)
+
+
+def fit_square(image_HWC: ImageHWC, size: int) -> ImageHWC:
+    """Return the centred square of a picture at `size` x `size`, antialiased (Lanczos); a picture of that size comes back as it is."""
+    height, width = image_HWC.shape[:2]
+    if height == width == size:
+        return image_HWC
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = Image.fromarray(image_HWC).crop((left, top, left + side, top + side))
+    return np.array(square if side == size else square.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def check_header(data: bytes, limits: Limits | None = None) -> None:

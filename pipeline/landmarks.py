@@ -118,7 +118,7 @@ def _load(device: str) -> _Library:
     except ImportError as error:
         raise MissingLibraryError(
             "this pack has no landmark network and the sample brings no landmarks: install the extra `faces` (pip install "
-            f"'.[faces]'), or put 5 or 68 landmarks into KEY.json: {error}"
+            f"'.[faces]'), put 5 or 68 landmarks into KEY.json, or, where pictures show no faces, say --align centre: {error}"
         ) from error
     library: _Library = face_alignment.FaceAlignment(face_alignment.LandmarksType.TWO_D, device=device, flip_input=False, compile=False)
     return library

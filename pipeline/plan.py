@@ -18,9 +18,9 @@ from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
 
 EDITOR_KINDS = ("hypereditor",)
-NEEDED = ("generator", "identity")
+NEEDED = ("generator",)
 NEEDED_FOR_TEXT = ("clip",)
-"""What instructions need beside an editor; `attributes` is needed by those that expect some, `landmarks` where no library finds them."""
+"""What instructions need beside an editor; `attributes` is needed by those that expect some. Scores whose network is missing stay empty."""
 INLINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*->\s*(.+?)\s*(?:@\s*(\S+)\s*)?$", re.DOTALL)
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -120,8 +120,6 @@ def _check_networks(config: EditConfig, info: PackInfo) -> None:
     missing = [name for name in needed if name not in info.networks]
     if missing:
         raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; this job needs {', '.join(needed)}")
-    if "threshold_far1" not in info.networks["identity"].numbers:
-        raise ConfigError(f"--pack {config.pack}: its identity network has no number 'threshold_far1', the similarity of one person")
 
 
 def _check_expectations(instructions: Sequence[Instruction], info: PackInfo) -> None:

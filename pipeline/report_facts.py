@@ -18,6 +18,8 @@ class Facts:
     """Hold the facts of a run that no manifest has."""
 
     title: str = "a dataset"
+    faces: bool = True
+    """Whether faces were cut out; else the pictures may show anything."""
     dataset: str = NOTHING
     pack: str = NOTHING
     when: str = NOTHING
@@ -41,6 +43,7 @@ def read_facts(record: Mapping[str, object], *, edits: int) -> Facts:
     listed = [entry for entry in instructions if isinstance(entry, dict)] if isinstance(instructions, list) else []
     return Facts(
         title="/".join(dataset.rstrip("/").split("/")[-2:]),
+        faces=config.get("align") != "centre",
         dataset=dataset,
         pack=_pack(record, config),
         when=_when(_text(record.get("started"))),

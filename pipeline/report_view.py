@@ -81,11 +81,15 @@ def axes(instructions: Sequence[InstructionNumbers]) -> dict[str, Axis]:
 
 def lead(run: Run, facts: Facts, instructions: Sequence[InstructionNumbers]) -> str:
     """Return the run in one sentence."""
-    people = counted(run.samples - run.failed_samples, "portrait")
+    people = counted(run.samples - run.failed_samples, _subject(facts))
     text = f"{counted(run.edits, 'edit')} of {people} by {counted(len(instructions), 'instruction')}"
     if only_inversions(instructions):
         text = f"{people} aligned and inverted, none edited"
     return f"{text}, in {facts.duration}." if facts.duration != "\N{EN DASH}" else f"{text}."
+
+
+def _subject(facts: Facts) -> str:
+    return "portrait" if facts.faces else "picture"
 
 
 def only_inversions(instructions: Sequence[InstructionNumbers]) -> bool:
@@ -97,7 +101,7 @@ def inversion_tiles(run: Run, facts: Facts, numbers: InstructionNumbers) -> list
     """Return the key figures of a run without instructions."""
     scores = {column: mean_and_deviation(numbers.distributions[column]).split(" ")[0] for column in ("psnr", "lpips", "identity")}
     return [
-        Tile(value=format_count(run.edits), label="inversions written", note="one per portrait"),
+        Tile(value=format_count(run.edits), label="inversions written", note=f"one per {_subject(facts)}"),
         Tile(value=format_percent(numbers.same_person.percent), label="still the same person", note="identity network"),
         Tile(value=scores["psnr"], label="PSNR in dB", note="mean, aligned input to inversion"),
         Tile(value=scores["lpips"], label="LPIPS", note="mean, aligned input to inversion"),
@@ -118,7 +122,7 @@ def tiles(run: Run, facts: Facts, instructions: Sequence[InstructionNumbers]) ->
     direction = Distribution(score=BY_COLUMN["clip_directional"])
     for numbers in instructions:
         direction.merge(numbers.distributions["clip_directional"])
-    people, names = counted(run.samples - run.failed_samples, "portrait"), counted(len(instructions), "instruction")
+    people, names = counted(run.samples - run.failed_samples, _subject(facts)), counted(len(instructions), "instruction")
     return [
         Tile(value=format_count(run.edits), label="edits written", note=f"of {people} by {names}"),
         Tile(value=format_percent(success.percent), label="show what was asked", note="attribute classifier, mean over all edits"),

@@ -24,6 +24,10 @@ from pipeline.summary import mean_scores
 from pipeline.tracking import Tracker
 
 MOST_ROUNDS = 3
+NO_LANDMARKS = (
+    "this pack has no landmark network: faces are cut out by the landmarks of the samples, else found by the library of the extra `faces`; "
+    "where pictures show no faces, say --align centre"
+)
 
 
 def say(text: str) -> None:
@@ -86,6 +90,8 @@ def _announce(plan: JobPlan, resume: ResumePlan) -> None:
     methods = f"{config.inverter} -> {config.editor}" if names else config.inverter
     pinned = f" is {plan.pack_url}" if plan.pack_url.startswith(SCHEME) else ""
     say(f"pack {plan.pack.name}{pinned} ({plan.pack_hash[:12]}, {plan.pack.size} px), {methods}")
+    if config.align == "face" and "landmarks" not in plan.pack.networks:
+        say(NO_LANDMARKS)
     say(f"config {plan.config_hash[:12]}: {json.dumps(compact(config), ensure_ascii=False)}")
     if resume.done:
         say(f"{len(resume.done)} shards are finished already, {len(resume.todo)} left to do")
@@ -153,7 +159,7 @@ def _round(plan: JobPlan, output: Output, shards: Sequence[Shard], *, pool: Pool
 
     config = plan.config
     board = make_board(len(shards))
-    reading = Reading(limits=config.limits, image_ext=config.image_ext, first=config.preview)
+    reading = Reading(limits=config.limits, image_ext=config.image_ext, align=config.align, first=config.preview)
     with ProgressDisplay(lambda: read_board(board)):
         for result in run_shards(shards, pool=pool, settings=_settings(plan, output, pool), reading=reading, board=board):
             outcome.results.append(result)

@@ -20,6 +20,7 @@ from models.perceptual import PerceptualDistance, PerceptualFeatures
 from pipeline.attributes import AttributeJudge, AttributeVerdict, reads_reliably
 from pipeline.frechet import Moments
 
+THRESHOLD = "threshold_far1"  # number of an identity network: the similarity that 1 % of pictures of two people exceed
 MAX_PSNR_DB = 100.0  # equal images have infinite PSNR, which neither JSON nor a mean can hold
 
 
@@ -30,9 +31,10 @@ class EditScores:
     `psnr` in dB (at most 100); `ssim` at most 1; `lpips` from 0 (equal) up; `identity` cosine similarity in [-1, 1]; `clip_score` 100 x
     cosine of image and target text (torchmetrics' CLIPScore convention, negative values kept); `clip_directional` cosine of image
     change and text change (HyperEditor eq. 4; differs: from the aligned input, which is what the user sees; `clip_directional_inversion`
-    is eq. 4 as printed). `success` says whether all that the instruction expects holds, None when it expects nothing. `flips` names the
-    attributes that changed unasked and `collateral` counts them, None where the pack has no attribute classifier; where
-    `attributes_reliable` is False the instruction asks for a style that the classifiers never learnt to read attributes and identities in.
+    is eq. 4 as printed). `identity` is None where the pack has no identity network, `same_person` also where that has no threshold.
+    `success` says whether all that the instruction expects holds, None when it expects nothing. `flips` names the attributes that changed
+    unasked and `collateral` counts them, None where the pack has no attribute classifier; where `attributes_reliable` is False the
+    instruction asks for a style that the classifiers never learnt to read attributes and identities in.
     """
 
     psnr: float
@@ -40,8 +42,8 @@ class EditScores:
     lpips: float
     psnr_inversion: float
     lpips_inversion: float
-    identity: float
-    same_person: bool
+    identity: float | None
+    same_person: bool | None
     clip_score: float
     clip_directional: float
     clip_directional_inversion: float
@@ -57,7 +59,7 @@ class ImageFeatures:
 
     unit_BCHW: Tensor  # in [0, 1]
     perceptual: PerceptualFeatures
-    embedding_BE: Tensor  # unit length; CLIP's where the pack has CLIP, else the identity network's
+    embedding_BE: Tensor | None  # unit length; CLIP's where the pack has CLIP, else the identity network's, else None
 
     def __len__(self) -> int:
         return int(self.unit_BCHW.shape[0])
@@ -69,31 +71,30 @@ class SourceFeatures:
 
     aligned: ImageFeatures
     inversion: ImageFeatures
-    identity_BE: Tensor
+    identity_BE: Tensor | None
     probabilities_BA: Tensor | None
 
 
 class Scorer:
     """Score edits with the perception networks of a pack and LPIPS; deterministic for given batches and thread count.
 
-    The pack needs an identity network. Without an attribute classifier success and collateral changes stay None, and without CLIP only
-    inversions can be scored, since an instruction is text. `features` names the features that LPIPS and the Frechet moments rest on:
-    write it beside every number.
+    Without an identity network identity stays None, without an attribute classifier success and collateral changes do, and without CLIP
+    only inversions can be scored, since an instruction is text. With neither CLIP nor an identity network there are no Frechet moments.
+    `features` names the features that LPIPS and the Frechet moments rest on, and what is not measured: write it beside every number.
     """
 
     def __init__(self, pack: Pack, *, device: str | torch.device = "cpu", allow_lpips_download: bool = False) -> None:
         has = pack.info.networks
-        self.identity = pack.identity()
+        self.identity = pack.identity() if "identity" in has else None
         self.clip = pack.clip() if "clip" in has else None
         self.attributes = pack.attributes() if "attributes" in has else None
-        self.same_person_threshold = float(pack.info.networks["identity"].numbers["threshold_far1"])
+        self.same_person_threshold = has["identity"].numbers.get(THRESHOLD) if "identity" in has else None
         self.judge = None if self.attributes is None else AttributeJudge(names=self.attributes.names, groups=self.attributes.groups)
         self.perceptual = PerceptualDistance(device=device, allow_download=allow_lpips_download)
-        seen_by = "identity network" if self.clip is None else "CLIP"
+        self._embed = self.identity if self.clip is None else self.clip.embed_images
         self.features: Mapping[str, str] = {
-            "lpips": self.perceptual.description,
-            "frechet": f"image embedding of the pack's {seen_by}, unit length (pack {pack.sha256[:12]})",
-        }
+            "lpips": self.perceptual.description, "frechet": self._frechet_features(pack.sha256), **self._not_measured(),
+        }  # fmt: skip
 
     def check(self, instructions: Iterable[Instruction]) -> None:
         """Raise ValueError when an instruction expects an attribute that the pack's classifier does not know."""
@@ -108,16 +109,29 @@ class Scorer:
                         f"did you mean {nearest!r}? It knows: {', '.join(self.attributes.names)}"
                     )
 
+    def _frechet_features(self, pack_sha256: str) -> str:
+        if self._embed is None:
+            return "not measured, since the pack has neither CLIP nor an identity network"
+        seen_by = "identity network" if self.clip is None else "CLIP"
+        return f"image embedding of the pack's {seen_by}, unit length (pack {pack_sha256[:12]})"
+
+    def _not_measured(self) -> dict[str, str]:
+        """Return which scores of identity this pack leaves out, and why."""
+        if self.identity is None:
+            return dict.fromkeys(("identity", "same_person"), "not measured, since the pack has no identity network")
+        if self.same_person_threshold is None:
+            return {"same_person": f"not measured, since the pack's identity network has no number {THRESHOLD}"}
+        return {}
+
     @torch.no_grad()
     def source(self, aligned_BCHW: Tensor, inversion_BCHW: Tensor, *, moments: Moments | None = None) -> SourceFeatures:
         """Prepare a batch of aligned inputs and their inversions (RGB in [-1, 1]); add the inputs to `moments`."""
         aligned = self._look(aligned_BCHW)
-        if moments is not None:
-            moments.update(aligned.embedding_BE)
+        _add(moments, aligned)
         return SourceFeatures(
             aligned=aligned,
             inversion=self._look(inversion_BCHW),
-            identity_BE=self.identity(_clamped(aligned_BCHW)),
+            identity_BE=None if self.identity is None else self.identity(_clamped(aligned_BCHW)),
             probabilities_BA=None if self.attributes is None else self.attributes.probabilities(_clamped(aligned_BCHW)),
         )
 
@@ -130,26 +144,30 @@ class Scorer:
             raise ValueError(f"{instruction.name}: {edited_BCHW.shape[0]} edited images for {len(source.aligned)} sources")
         self.check([instruction])
         edited = self._look(edited_BCHW)
-        if moments is not None:
-            moments.update(edited.embedding_BE)
+        _add(moments, edited)
         columns = self._image_scores(source, edited) | self._text_scores(source, edited, instruction)
-        columns["identity"] = (source.identity_BE * self.identity(_clamped(edited_BCHW))).sum(dim=-1)
-        numbers = {name: values.double().cpu().tolist() for name, values in columns.items()}
+        columns |= self._who(source, _clamped(edited_BCHW))
         verdicts = self._verdicts(source, edited_BCHW, instruction)
-        rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
-        return [self._row(row, verdict, instruction) for row, verdict in zip(rows, verdicts, strict=True)]
+        return [self._row(row, verdict, instruction) for row, verdict in zip(_rows(columns), verdicts, strict=True)]
 
     @torch.no_grad()
-    def inversion(self, source: SourceFeatures, *, moments: Moments | None = None) -> list[dict[str, float | bool]]:
+    def inversion(self, source: SourceFeatures, *, moments: Moments | None = None) -> list[dict[str, float | bool | None]]:
         """Score the inversions themselves against the aligned inputs, in order; add them to `moments`."""
-        if moments is not None:
-            moments.update(source.inversion.embedding_BE)
+        _add(moments, source.inversion)
         images = self._image_scores(source, source.inversion)
-        columns = {name: images[name] for name in ("psnr", "ssim", "lpips")}
-        columns["identity"] = (source.identity_BE * self.identity(source.inversion.unit_BCHW * 2 - 1)).sum(dim=-1)
-        numbers = {name: values.double().cpu().tolist() for name, values in columns.items()}
-        rows = [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
-        return [row | {"same_person": row["identity"] >= self.same_person_threshold} for row in rows]
+        columns = {name: images[name] for name in ("psnr", "ssim", "lpips")} | self._who(source, source.inversion.unit_BCHW * 2 - 1)
+        return [{**row, "identity": row.get("identity"), "same_person": self._is_same_person(row)} for row in _rows(columns)]
+
+    def _who(self, source: SourceFeatures, made_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return the similarity of identities (B,), nothing where the pack has no identity network."""
+        if self.identity is None or source.identity_BE is None:
+            return {}
+        return {"identity": (source.identity_BE * self.identity(made_BCHW)).sum(dim=-1)}
+
+    def _is_same_person(self, number: Mapping[str, float]) -> bool | None:
+        if self.same_person_threshold is None or "identity" not in number:
+            return None
+        return number["identity"] >= self.same_person_threshold
 
     def _verdicts(self, source: SourceFeatures, edited_BCHW: Tensor, instruction: Instruction) -> list[AttributeVerdict | None]:
         """Return what the attribute classifier says of each edit, None for each where there is no classifier."""
@@ -166,8 +184,8 @@ class Scorer:
             lpips=number["lpips"],
             psnr_inversion=number["psnr_inversion"],
             lpips_inversion=number["lpips_inversion"],
-            identity=number["identity"],
-            same_person=number["identity"] >= self.same_person_threshold,
+            identity=number.get("identity"),
+            same_person=self._is_same_person(number),
             clip_score=number["clip_score"],
             clip_directional=number["clip_directional"],
             clip_directional_inversion=number["clip_directional_inversion"],
@@ -182,7 +200,7 @@ class Scorer:
         return ImageFeatures(
             unit_BCHW=(image_BCHW + 1) / 2,
             perceptual=self.perceptual.features(image_BCHW),
-            embedding_BE=F.normalize((self.identity if self.clip is None else self.clip.embed_images)(image_BCHW), dim=-1),
+            embedding_BE=None if self._embed is None else F.normalize(self._embed(image_BCHW), dim=-1),
         )
 
     def _image_scores(self, source: SourceFeatures, edited: ImageFeatures) -> dict[str, Tensor]:
@@ -200,11 +218,24 @@ class Scorer:
             raise ValueError(f"instruction {instruction.name!r}: this pack has no CLIP, so no edit can be scored against its text")
         source_E, target_E = self.clip.embed_texts([instruction.source, instruction.target])
         change_E = target_E - source_E
+        assert edited.embedding_BE is not None and source.aligned.embedding_BE is not None and source.inversion.embedding_BE is not None
         return {
             "clip_score": 100 * F.cosine_similarity(edited.embedding_BE, target_E[None]),
             "clip_directional": _directional(source.aligned.embedding_BE, edited.embedding_BE, change_E),
             "clip_directional_inversion": _directional(source.inversion.embedding_BE, edited.embedding_BE, change_E),
         }
+
+
+def _add(moments: Moments | None, images: ImageFeatures) -> None:
+    """Add embeddings to moments, where there are both."""
+    if moments is not None and images.embedding_BE is not None:
+        moments.update(images.embedding_BE)
+
+
+def _rows(columns: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Return the values of each image, from columns (B,)."""
+    numbers = {name: values.double().cpu().tolist() for name, values in columns.items()}
+    return [dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True)]
 
 
 def _clamped(image_BCHW: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.instruction import Instruction
+from pipeline.config import Align
 from pipeline.images import Limits
 from pipeline.progress import Counts
 from pipeline.registry import PackSource
@@ -23,6 +24,7 @@ class ShardTask:
     name: str
     limits: Limits = field(default_factory=Limits)
     image_ext: str = ""
+    align: Align = "face"
     first: int = 0
     """Stop after this many samples; 0 reads all."""
     killers: frozenset[int] = frozenset()

@@ -21,6 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
 
 from pipeline.cluster import FEED_CPUS, Pool
+from pipeline.config import Align
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
@@ -29,7 +30,7 @@ from pipeline.settings import CHUNK_SAMPLES, ShardResult, ShardTask, WorkerSetti
 from pipeline.shards import Shard
 
 if TYPE_CHECKING:
-    from pipeline.align import Aligner
+    from pipeline.align import Aligner, CentreSquare
     from pipeline.batch import Methods
     from pipeline.feed import Chunk, Opened
 
@@ -46,6 +47,7 @@ class Reading:
 
     limits: Limits
     image_ext: str
+    align: Align
     first: int
     """Edit only this many samples of a shard; 0 edits all."""
 
@@ -169,6 +171,7 @@ class _Feed:
             name=shard.name,
             limits=reading.limits,
             image_ext=reading.image_ext,
+            align=reading.align,
             first=reading.first,
             killers=attempt.killers,
             one_by_one=self.one_by_one,
@@ -202,20 +205,22 @@ class _Feed:
 def _feed(task: ShardTask, pack: PackSource) -> Iterator[Opened | Chunk]:
     from pipeline.feed import read_shard
 
-    yield from read_shard(task, _aligner(pack))
+    yield from read_shard(task, _aligner(pack, task.align))
 
 
 @functools.lru_cache(maxsize=2)
-def _aligner(pack: PackSource) -> Aligner:
-    """Load the landmark network once per process; a pack without one is for photos, whose landmarks a library finds."""
+def _aligner(pack: PackSource, align: Align) -> Aligner | CentreSquare:
+    """Load the landmark network once per process; with a pack that has none, a library finds the faces of photos."""
     import torch
 
     from models.pack import Pack
-    from pipeline.align import Aligner
+    from pipeline.align import Aligner, CentreSquare
     from pipeline.landmarks import FaceLibrary
 
     torch.set_num_threads(1)
     loaded = Pack.load(pack.path_or_url())
+    if align == "centre":
+        return CentreSquare(size=loaded.size)
     return Aligner(loaded.landmarks() if "landmarks" in loaded.info.networks else FaceLibrary(), size=loaded.size)
 
 

@@ -19,10 +19,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from pipeline.images import ImageHWC, Limits, decode_image
+from pipeline.images import ImageHWC, Limits, decode_image, fit_square
 from pipeline.sample import SampleFailure
 from pipeline.shard_list import InputError, list_shards
 from training.rows import sample_rows
@@ -144,17 +143,6 @@ class ShardPictures:
     def _failed(self, row: int, reason: str) -> DataError:
         shard = self._files.files[int(self._pictures_N3[row, 0])]
         return DataError(f"shard {shard.name}, sample {self.keys[row]!r}: {reason} ({shard.url}). {MEND}")
-
-
-def fit_square(image_HWC: ImageHWC, size: int) -> ImageHWC:
-    """Return the centred square of a picture at `size` x `size`, antialiased (Lanczos); a picture of that size comes back as it is."""
-    height, width = image_HWC.shape[:2]
-    if height == width == size:
-        return image_HWC
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = Image.fromarray(image_HWC).crop((left, top, left + side, top + side))
-    return np.array(square if side == size else square.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _spans(found: Iterable[tuple[int, int, int]]) -> NDArray[np.int64]:

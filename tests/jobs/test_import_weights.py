@@ -148,6 +148,8 @@ def test_a_generator_without_a_mean_gets_that_of_many_latents(tmp_path: Path, co
     ended = run(command, tmp_path, saved(tmp_path, g=made.rosinality_file(G)), "--name", "plain", "--licence", "mine")
     assert ended.code == 0 and "took the mean of 100000 mapped latents" in ended.err
     pack = Pack.load(tmp_path / "pack")
+    assert "inverter pti: complete" in ended.err and "inverter gani: lacks e4e" in ended.err
+    assert "job edit_dataset, inversions: complete" in ended.err and "identity scores: lacks identity" in ended.err
     assert torch.allclose(pack.mean_latent(), G.mean_latent(100_000)) and (pack.info.name, pack.info.licence) == ("plain", "mine")
 
 

@@ -14,6 +14,7 @@ from pipeline.config import ConfigError, EditConfig, TrackingConfig, WorkersConf
 from pipeline.images import Limits
 from pipeline.plan import JobPlan, make_plan, parse_instructions
 from pipeline.progress import Board, Counts, ProgressDisplay, Status, Total
+from pipeline.run import dry_run
 from pipeline.tracking import tracking_uri
 from tests.models.small_pack import write_small_pack
 
@@ -52,16 +53,27 @@ SMILES = "- {name: smile, source: a face, target: a smiling face, expects: {smil
 
 
 def test_an_imported_pack_needs_only_what_the_job_uses(tmp_path: Path) -> None:
-    lacking = ("clip", "attributes", "landmarks", "hypereditor")
-    official = plan_of(tmp_path, "--inverter", "hyperstyle", "--keep", "inversion", without=lacking)
+    lacking = ("clip", "identity", "attributes", "landmarks", "hypereditor")
+    official = plan_of(tmp_path, "--inverter", "hyperstyle", "--keep", "inversion", "--align", "centre", without=lacking)
     assert official.instructions == () and set(official.pack.networks) >= {"generator", "hyperstyle"}
+
+
+def test_a_pack_without_landmarks_is_told_of_the_centre(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--keep", "latents"]
+    dry_run(plan_of(tmp_path, *flags, without=("landmarks",)))
+    assert "no landmark network" in (said := capsys.readouterr().err) and "say --align centre" in said
+    for name, more, without in (("centre", ["--align", "centre"], ("landmarks",)), ("seeing", [], ())):
+        (tmp_path / name).mkdir()
+        dry_run(plan_of(tmp_path / name, *flags, *more, without=without))
+        assert "--align centre" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "without", "said"),
     [
-        (["--keep", "latents"], ("identity",), "lacks the network 'identity'; this job needs generator, identity$"),
-        (["--instructions", "smile: a face -> a smile"], ("clip",), "lacks the network 'clip'; this job needs generator, identity, clip$"),
+        (["--keep", "latents"], ("generator",), "lacks the network 'generator'; this job needs generator$"),
+        (["--instructions", "smile: a face -> a smile"], ("clip",), "lacks the network 'clip'; this job needs generator, clip$"),
+        (["--keep", "latents", "--align", "center"], (), "--align center: did you mean 'centre'"),
         (["--instructions", "FILE"], ("attributes",), "'smile': expects smile: the pack 'small' has no classifier for that"),
     ],
 )
@@ -91,6 +103,8 @@ def test_inline_instructions_have_name_texts_and_strength() -> None:
         (["--inverter", "w_encoder"], False),
         (["--seed", "1"], False),
         (["--image_ext", "png"], False),
+        (["--align", "face"], True),
+        (["--align", "centre"], False),
         (["--limits.min_side", "17"], False),
     ],
 )
@@ -98,6 +112,13 @@ def test_the_hash_knows_what_changes_the_bytes(more: list[str], same: bool) -> N
     changed = [flag for flag in BASE if flag not in ("--output", "out")] if more[0] == "--output" else BASE
     before, after = parse_config(BASE), parse_config([*changed, *more])
     assert (config_hash(before, INSTRUCTIONS) == config_hash(after, INSTRUCTIONS)) is same
+
+
+def test_outputs_made_before_options_came_keep_their_hash() -> None:
+    """What the hash was before there were `align` and settings of an inverter: an output of then is resumed, not refused."""
+    assert config_hash(parse_config(BASE), INSTRUCTIONS) == "e5066d4afa50ee8b7136a338e3a6dbf510525513bba593574a079e2b5cd526ca"
+    inversions = EditConfig(input="a", output="b", keep=("latents",))
+    assert config_hash(inversions, []) == "dacbe1a45a9a2c8de7dd4b2840d2f1e0f9cf569c33e0d989a8d86e8ed5094b93"
 
 
 def test_the_hash_knows_the_instructions_and_no_order_of_keep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from torch.nn import functional as F
 from models.hyperstyle import HyperStyle
 from models.inverter_names import inverter_names
 from models.inverters import HyperStyleInverter, ReStyleInverter, pooled
-from models.pack import Pack, PackError
+from models.losses import moco_loss
+from models.official_perception import MoCo
+from models.pack import Pack, PackError, write_network
 from models.restyle import ReStyleEncoder
 from models.stylegan2 import Generator
-from tests.models.small_pack import CHANNELS, SIZE, STYLE_DIM, TRUNK, write_small_pack
+from tests.models.small_pack import CHANNELS, CONFIGS, SIZE, STYLE_DIM, TRUNK, write_small_pack
 
 torch.set_num_threads(1)
 
@@ -133,6 +136,54 @@ def test_a_pack_without_the_start_of_a_method_does_not_offer_it(tmp_path: Path) 
     )
     names = inverter_names(Pack.load(folder).info)
     assert "hyperstyle" not in names and "gani" not in names and "pti" in names
+
+
+def test_optimisers_need_the_generator_alone_and_gani_e4e(tmp_path: Path) -> None:
+    info = Pack.load(write_small_pack(tmp_path, without=set(CONFIGS) - {"generator", "psp"})).info
+    assert inverter_names(info) == ["psp", "w_projection", "wplus_projection", "pti"]
+    with pytest.raises(PackError, match="no network 'e4e'"):
+        Pack.load(tmp_path).inverter("wplus_projection", {"start": "encoder"})
+
+
+OFF_FACES: dict[str, dict[str, object]] = {
+    "w_projection": {"steps": 3, "identity": 0.5}, "wplus_projection": {"steps": 2, "identity": 0.5},
+    "pti": {"pivot_steps": 2, "steps": 2, "identity": 0.5}, "gani": {"steps": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def off_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack with a generator and e4e alone."""
+    return write_small_pack(tmp_path_factory.mktemp("off"), without=set(CONFIGS) - {"generator", "e4e"})
+
+
+@pytest.mark.parametrize("name", OFF_FACES)
+def test_without_identity_and_moco_the_term_is_left_out_and_that_is_said(
+    off_faces: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inverter = Pack.load(off_faces).inverter(name, OFF_FACES[name])
+    assert "identity" not in inverter.similarity.terms and "identity" in inverter.similarity.missing  # type: ignore[attr-defined]
+    assert f"inverter '{name}': this pack lacks the networks of these terms, left out: identity" in caplog.text
+    assert len(inverter.invert(pictures(1))) == 1
+
+
+def test_off_faces_moco_stands_where_the_identity_network_would(off_faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pack"
+    shutil.copytree(off_faces, folder)
+    torch.manual_seed(5)
+    write_network(folder, "moco", MoCo(), config={}, dtype=torch.float16)
+    pack = Pack.load(folder)
+    moco, (a, b) = pack.network("moco", MoCo), (pictures(2), pictures(2).flip(0))
+    for name, settings in OFF_FACES.items():
+        similarity = pack.inverter(name, settings).similarity  # type: ignore[attr-defined]
+        assert similarity.identity is moco and "identity" in similarity.terms
+    with torch.no_grad():
+        seen = similarity.see(a)
+        assert torch.allclose(seen.identity_BE.norm(dim=1), torch.ones(2), atol=1e-5)
+        found = similarity.parts(seen, similarity.see(b))["identity"]
+        assert torch.allclose(found.mean(), moco_loss(moco(a), moco(b)), atol=1e-5) and (found > 0).all()
+    plain, led = (pack.inverter("w_projection", {"steps": 3, "identity": weight}).invert(a[:1]).latents_BLD for weight in (0.0, 5.0))
+    assert torch.isfinite(led).all() and not torch.equal(plain, led)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.images import Limits, decode_image
+from pipeline.images import Limits, decode_image, fit_square
 from pipeline.sample import SampleFailure
 
 
@@ -166,3 +166,16 @@ def test_decoding_never_raises_anything_else() -> None:
                 assert decode_image(bytes(data), Limits(max_megapixels=4)).shape[2] == 3
             except SampleFailure as failure:
                 assert failure.reason
+
+
+def test_the_square_is_centred_antialiased_and_enlarged_where_it_is_small() -> None:
+    wide = np.asarray(scene())
+    assert np.array_equal(fit_square(wide, 48), wide[:, 16:64]) and np.array_equal(fit_square(wide[:, :47], 47), wide[:47, :47])
+    high = fit_square(wide.transpose(1, 0, 2).copy(), 24)
+    assert high.shape == (24, 24, 3) and high.dtype == np.uint8
+    rows = np.arange(16, 64).reshape(24, 2).mean(1) * 3  # red grows downwards here
+    assert np.abs(high[2:-2, :, 0] - rows[2:-2, None]).max() <= 1.5
+    stripes = np.tile(np.array([0, 255], np.uint8)[None, :, None], (64, 32, 3))
+    assert np.abs(fit_square(stripes, 16).astype(int) - 127.5).max() < 20, "every second column would be all black or all white"
+    large = fit_square(wide, 96)
+    assert large.shape == (96, 96, 3) and np.abs(large[48, 4:-4, 0] - (16 + (np.arange(4, 92) + 0.5) / 2 - 0.5) * 3).max() <= 2

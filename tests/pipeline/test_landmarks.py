@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.align import Aligner, crop, frame_from_landmarks
+from pipeline.align import Aligner, CentreSquare, crop, frame_from_landmarks
 from pipeline.feed import Ready, read_shard
-from pipeline.images import ImageHWC, Limits, decode_image
+from pipeline.images import ImageHWC, Limits, decode_image, fit_square
 from pipeline.landmarks import FaceLibrary, MissingLibraryError, five_of, supplied
 from pipeline.sample import FailedSample, Sample, SampleFailure
 from pipeline.settings import ShardTask
@@ -134,6 +134,17 @@ def test_in_a_shard_only_samples_without_landmarks_are_searched(tmp_path: Path) 
         assert np.array_equal(entry.aligned_HWC, crop(image, frame_from_landmarks(place[None])[0], 32))
     reasons = [entry.reason for entry in made if isinstance(entry, FailedSample)]
     assert "expected 5 pairs of finite numbers" in reasons[0] and "located at the same point" in reasons[1]
+
+
+def test_the_centre_is_cut_out_whatever_landmarks_a_sample_brings(tmp_path: Path) -> None:
+    with ShardWriter(Storage(str(tmp_path)), "a.tar") as shard:
+        for number, landmarks in enumerate((FIVE, [[1, float("inf")]] * 5)):
+            shard.write(str(number), {"jpg": picture(), "json": json.dumps({"landmarks": landmarks}).encode()})
+    task = ShardTask(url=str(tmp_path / "a.tar"), name="a", align="centre")
+    _, *chunks = read_shard(task, CentreSquare(size=32))
+    made = [entry for chunk in chunks if isinstance(chunk, list) for entry in chunk]
+    assert len(made) == 2
+    assert all(isinstance(entry, Ready) and np.array_equal(entry.aligned_HWC, fit_square(decode_image(picture()), 32)) for entry in made)
 
 
 class FaceAlignment:

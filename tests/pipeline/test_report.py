@@ -179,6 +179,19 @@ def test_without_a_classifier_it_says_that_nothing_was_judged(tmp_path: Path) ->
     assert "Not measured." in text and "Nothing else changed." not in text
 
 
+def test_without_an_identity_network_dashes_stand_where_identity_would(tmp_path: Path) -> None:
+    def unknown(key: str, instruction: Instruction) -> EditScores:
+        return replace(scores_for(key, instruction), identity=None, same_person=None)
+
+    write_run(tmp_path, [SMILE], config={"align": "centre"})
+    write_shard(tmp_path, "b-0", ["one", "two"], instructions=[SMILE], scores=unknown)
+    write_report(str(tmp_path))
+    text = Page(tmp_path / "report.html").text
+    assert "still the same person \N{EN DASH}" in text and "id \N{EN DASH}" in text and "Histogram of Identity" not in text
+    assert "2 edits of 2 pictures by 1 instruction" in text and "One row per picture" in text and "people" not in text
+    assert not re.search(r"nan|None", text)
+
+
 def test_a_run_in_which_everything_failed_still_has_a_report(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_shard(tmp_path, "b-0", [], failed=[BROKEN])

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.models import AlexNet_Weights, alexnet
 
 from models.instruction import Instruction
-from models.pack import Pack, write_numbers
+from models.pack import Pack, start_pack, write_numbers
 from models.perceptual import PerceptualDistance
 from pipeline.attributes import AttributeJudge, AttributeVerdict, reads_reliably
 from pipeline.frechet import Moments
@@ -194,6 +194,47 @@ def test_without_clip_inversions_are_scored_alike_and_edits_refused(tmp_path: Pa
     assert "identity network" in bare.features["frechet"] and "CLIP" in scorer.features["frechet"]
     with pytest.raises(ValueError, match="'plain': this pack has no CLIP"):
         bare.edit(seen, EDITED, PLAIN)
+
+
+def test_without_an_identity_network_the_rest_is_scored_alike(tmp_path: Path, scorer: Scorer, scores: list[EditScores]) -> None:
+    folder = write_small_pack(tmp_path)
+    info = Pack.load(folder).info
+    start_pack(
+        folder,
+        name="few",
+        domain="walls",
+        size=info.size,
+        licence="x",
+        provenance={},
+        keep=[one for one in info.networks if one != "identity"],
+    )
+    bare = Scorer(Pack.load(folder))
+    source = bare.source(ALIGNED, INVERTED)
+    found, empty = bare.edit(source, EDITED, SMILE), {"identity": None, "same_person": None}
+    assert [dataclasses.asdict(row) for row in found] == [dataclasses.asdict(row) | empty for row in scores]
+    known = scorer.inversion(scorer.source(ALIGNED, INVERTED))
+    assert bare.inversion(source) == [row | empty for row in known]
+    reason = "not measured, since the pack has no identity network"
+    assert bare.features == {**scorer.features, "frechet": bare.features["frechet"], "identity": reason, "same_person": reason}
+
+
+def test_without_a_threshold_nobody_says_who_is_the_same_person(tmp_path: Path, scorer: Scorer, scores: list[EditScores]) -> None:
+    folder = write_small_pack(tmp_path)
+    index = (folder / "pack.yaml").read_text()
+    assert index.count("threshold_far1: 0.5") == 1
+    (folder / "pack.yaml").write_text(index.replace("threshold_far1: 0.5", "other: 0.5"))
+    bare = Scorer(Pack.load(folder))
+    source = bare.source(ALIGNED, INVERTED)
+    assert bare.edit(source, EDITED, SMILE) == [dataclasses.replace(row, same_person=None) for row in scores]
+    assert all(row["same_person"] is None and row["identity"] is not None for row in bare.inversion(source))
+    assert "no number threshold_far1" in bare.features["same_person"] and scorer.features.keys() == {"lpips", "frechet"}
+
+
+def test_with_neither_clip_nor_identity_there_are_no_moments(tmp_path: Path) -> None:
+    bare, moments = Scorer(Pack.load(write_small_pack(tmp_path, without=("identity", "clip", "attributes")))), Moments.empty(16)
+    rows = bare.inversion(bare.source(ALIGNED, INVERTED, moments=moments), moments=moments)
+    assert moments.count == 0 and bare.features["frechet"] == "not measured, since the pack has neither CLIP nor an identity network"
+    assert all(row.keys() == {"psnr", "ssim", "lpips", "identity", "same_person"} and row["identity"] is None for row in rows)
 
 
 def test_batches_of_different_length_are_refused(scorer: Scorer, source: SourceFeatures) -> None:
