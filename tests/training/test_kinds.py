@@ -21,7 +21,7 @@ from training.share import shares
 KINDS = tuple(SMALL)
 BOUND = {"e4e", "psp", "restyle_e4e", "restyle_psp", "w_encoder", "hyperstyle", "hypereditor"}
 """Networks that are worth nothing with another generator."""
-GONE = {"generator": BOUND, "mapping": BOUND, "clip": {"hypereditor"}, "w_encoder": {"hyperstyle"}}
+GONE = {"generator": BOUND, "mapping": BOUND, "nada": BOUND, "clip": {"hypereditor"}, "w_encoder": {"hyperstyle"}}
 Undisturbed = Callable[[str], tuple[Path, Result]]
 
 
