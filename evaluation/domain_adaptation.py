@@ -44,12 +44,15 @@ def check_adapted(pack: Pack, adapted: Pack) -> None:
 
 
 @torch.no_grad()
-def adapt(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor, *, adapted: Pack, text: str) -> Adapted:
-    """Return what the fine-tuned generator makes of a method's states; the style's score is CLIP's cosine of picture and text."""
+def adapt(judge: Judge, inverted: Inverted, wanted_NCHW: Tensor, *, adapted: Pack, text: str, strength: float = 1.0) -> Adapted:
+    """Return what the fine-tuned generator makes of a method's states; the style's score is CLIP's cosine of picture and text.
+
+    `strength` scales the offsets: they were found on another generator, and bring back its look together with the person.
+    """
     generator, clip = adapted.generator(), judge.pack.clip()
     words = F.normalize(clip.embed_texts([text]), dim=1)[0]
     plain = torch.cat([generator(replace(state, offsets={})) for state in inverted.states]).clamp(-1, 1)
-    tuned = torch.cat([generator(state) for state in inverted.states]).clamp(-1, 1)
+    tuned = torch.cat([generator(state.scaled(strength)) for state in inverted.states]).clamp(-1, 1)
     identity = judge.pack.identity()
     who = _batched(identity, wanted_NCHW)
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from evaluation import inversion_page, inversion_suite
 from evaluation.domain_adaptation import Adapted, adapt, check_adapted
-from evaluation.edit_directions import edit_directions, spread
 from evaluation.held_out import held_out
 from evaluation.inversion_ablations import ABLATIONS, Context, check_variants
 from evaluation.inversion_suite import Inverted, Judge, Numbers, Say
+from models.attribute_directions import METHODS, attribute_direction, spread
 from models.inverter_names import OPTIMISERS, inverter_names
 from models.inverters import Inverter
 from models.pack import Pack, PackError
@@ -29,6 +29,8 @@ AMOUNTS = (-6.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 6.0)
 """Steps along a direction, in standard deviations of W along it."""
 CHANGES = (-0.15, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4, 0.6)
 """Mean changes of an attribute's probability at which identity is compared."""
+ADAPTED_STRENGTHS = {"": 1.0, ", half": 0.5}
+"""How strongly offsets are applied to a fine-tuned generator."""
 DRIFT_PICTURES = 24
 
 
@@ -160,9 +162,12 @@ def _adapted_pack(pack: Pack, plan: Plan) -> Pack | None:
 def _adapted(judge: Judge, plan: Plan, data: Subjects, made: Mapping[str, Inverted], adapted: Pack) -> dict[str, Adapted]:
     """Return what the fine-tuned generator makes of every method that has offsets."""
     return {
-        label: adapt(judge, one, data.aligned_BCHW[: len(one.image_NCHW)], adapted=adapted, text=plan.adapted_text)
+        f"{label}{how}": adapt(
+            judge, one, data.aligned_BCHW[: len(one.image_NCHW)], adapted=adapted, text=plan.adapted_text, strength=strength
+        )
         for label, one in made.items()
         if one.states[0].offsets
+        for how, strength in ADAPTED_STRENGTHS.items()
     }
 
 
@@ -181,7 +186,8 @@ def _curves(judge: Judge, plan: Plan, data: Subjects, made: Mapping[str, Inverte
         return {}
     n = min(len(one.image_NCHW) for one in chosen.values())
     found: dict[str, dict[str, list[Numbers]]] = {}
-    for kind, direction in edit_directions(judge.pack, plan.attribute, labelled=plan.labelled).items():
+    for kind in METHODS:
+        direction = attribute_direction(judge.pack, plan.attribute, method=kind, labelled=plan.labelled)
         unit = spread(judge.pack, direction)
         say(f"editing {n} portraits of {', '.join(chosen)} along {plan.attribute} ({kind})")
         found[f"{plan.attribute} ({kind})"] = {

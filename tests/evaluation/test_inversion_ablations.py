@@ -111,6 +111,10 @@ def test_offsets_on_a_fine_tuned_generator_are_measured_without_and_with_them(
     assert torch.allclose(found.plain_NCHW, plain, atol=1e-5) and not torch.allclose(found.tuned_NCHW, plain, atol=1e-3)
     assert found.plain["identity"] == pytest.approx(float((pack.identity()(plain) * pack.identity()(image)).sum(1).mean()), abs=1e-5)
     assert found.plain["style"] == pytest.approx(float((seen @ words).mean()), abs=1e-5)
+    half = adapt(judge, made, image, adapted=adapted, text="a cartoon of a face", strength=0.5)
+    with torch.no_grad():
+        halved = torch.cat([adapted.generator()(state.scaled(0.5)) for state in made.states]).clamp(-1, 1)
+    assert torch.allclose(half.tuned_NCHW, halved, atol=1e-5) and half.plain == found.plain and half.tuned != found.tuned
     still = Inverted(states=[GeneratorState(latents_BLD=latents)], image_NCHW=image, seconds=1.0)
     same = adapt(judge, still, image, adapted=adapted, text="a cartoon of a face")
     assert same.plain == same.tuned

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import edit_directions, inversion_page, inversion_run
+from evaluation import inversion_page, inversion_run
+from models import attribute_directions
 from models.directions import Directions
 from models.pack import Pack, PackError
 from tests.commands import Command
@@ -36,8 +37,8 @@ def test_every_method_has_a_row_on_the_pictures_that_it_was_given(found: tuple[d
 
 
 def test_curves_begin_at_no_change_and_follow_the_direction(found: tuple[dict, list[Path]]) -> None:
-    assert set(found[0]["editability"]) == {f"smile ({kind})" for kind in ("InterFaceGAN", "GANSpace", "SeFa")}
-    curve = found[0]["editability"]["smile (InterFaceGAN)"]["e4e"]
+    assert set(found[0]["editability"]) == {f"smile ({kind})" for kind in ("interfacegan", "ganspace", "sefa")}
+    curve = found[0]["editability"]["smile (interfacegan)"]["e4e"]
     still = [point for point in curve if point["amount"] == 0]
     assert len(curve) == 9 and [point["change"] for point in still] == [0.0]
     by_amount = sorted(curve, key=lambda point: point["amount"])
@@ -70,7 +71,7 @@ def test_the_spread_along_a_direction_is_that_of_w() -> None:
     pack = Pack.load(PACK)
     w = pack.generator().mapping(torch.randn(1000, pack.generator().style_dim, generator=torch.Generator().manual_seed(1)))
     axis = Directions(vectors_KD=torch.eye(pack.generator().style_dim)[3:4])
-    assert edit_directions.spread(pack, axis) == pytest.approx(float(w[:, 3].std()), rel=1e-4)
+    assert attribute_directions.spread(pack, axis) == pytest.approx(float(w[:, 3].std()), rel=1e-4)
 
 
 def test_a_wrong_name_or_setting_ends_the_suite_before_its_first_portrait(tmp_path: Path) -> None:

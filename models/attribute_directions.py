@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal, get_args
+
 import torch
 from torch import Tensor
 
-from evaluation.inversion_suite import BATCH
-from models.directions import Directions, Labels, ganspace, interfacegan, sefa
-from models.pack import Pack
+from models.directions import BATCH, Directions, Labels, ganspace, interfacegan, sefa
 
+if TYPE_CHECKING:
+    from models.pack import Pack
+
+Method = Literal["interfacegan", "ganspace", "sefa"]
+METHODS: tuple[Method, ...] = get_args(Method)
 COMPONENTS = 20
 """First directions of GANSpace and SeFa among which that of an attribute is looked for."""
 SAMPLES = 50
 """Random latents that are moved along each of them."""
+LABELLED = 4000
+"""Generated pictures whose labels teach InterFaceGAN."""
 DEVIATIONS = 2.0
 
 
-def edit_directions(pack: Pack, attribute: str, *, labelled: int) -> dict[str, Directions]:
-    """Return a direction (1, D) by method, along which the attribute rises; the pack's own classifier gives the labels.
+def attribute_direction(pack: Pack, attribute: str, *, method: Method, labelled: int = LABELLED) -> Directions:
+    """Return the direction (1, D) along which an attribute rises; the pack's own classifier gives the labels.
 
     InterFaceGAN learns from `labelled` generated pictures; of GANSpace and SeFa, which know no labels, it is the component that changes
     the attribute most. Raises ValueError for an attribute that the classifier does not know.
     """
     net, generator = pack.attributes(), pack.generator()
+    if attribute not in net.names:
+        raise ValueError(f"no attribute {attribute!r}; the pack's classifier knows {', '.join(net.names)}")
     column = net.names.index(attribute)
 
     def labels(image_BCHW: Tensor) -> Tensor:
         return net.probabilities(image_BCHW)[:, column]
 
-    return {
-        "InterFaceGAN": interfacegan(generator, labels, samples=labelled),
-        "GANSpace": strongest(pack, ganspace(generator, n=COMPONENTS), labels),
-        "SeFa": strongest(pack, sefa(generator, n=COMPONENTS), labels),
-    }
+    if method == "interfacegan":
+        return interfacegan(generator, labels, samples=labelled)
+    found = ganspace(generator, n=COMPONENTS) if method == "ganspace" else sefa(generator, n=COMPONENTS)
+    return strongest(pack, found, labels)
 
 
 @torch.no_grad()
