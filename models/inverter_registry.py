@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,17 +14,13 @@ from models.inverter_names import ENCODER_KINDS, HYPERSTYLE_KINDS, OPTIMISERS, R
 from models.inverters import ITERATIONS, EncoderInverter, HyperStyleInverter, Inverter, ReStyleInverter
 from models.pack_format import PackError, PackInfo
 from models.restyle import ReStyleEncoder, ReStyleResNetEncoder
+from models.settings import NoSettings, settings_of
 
 if TYPE_CHECKING:
     from models.pack import Pack
 
 Settings = Mapping[str, object]
 Config = TypeVar("Config")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NoSettings:
-    """Settings of an inverter that has none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,26 +62,7 @@ def build_inverter(pack: Pack, name: str, settings: Settings) -> Inverter:
 
 def read_settings(info: PackInfo, name: str, settings: Settings) -> object:
     """Return the settings of an inverter, with the defaults where none are given. Raises PackError naming the nearest one."""
-    kind = _settings_kind(info, name)
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    for key in settings:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            hint = f"did you mean {nearest[0]!r}? It has {', '.join(known)}" if nearest else "it has none"
-            raise PackError(f"inverter {name!r}: no setting {key!r}; {hint}")
-    try:
-        return kind(**{key: _whole(key, value, known[key]) for key, value in settings.items()})
-    except (TypeError, ValueError) as error:
-        raise PackError(f"inverter {name!r}: {error}") from error
-
-
-def _whole(name: str, value: object, known: dataclasses.Field[object]) -> object:
-    """Return the value, a whole number as int where the setting counts something: 15.0 is a step count too. Raises ValueError."""
-    if known.type not in ("int", int) or type(value) is int:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise ValueError(f"{name}: expected a whole number, found {value!r}")
+    return settings_of("inverter", name, _settings_kind(info, name), settings)
 
 
 def _settings_kind(info: PackInfo, name: str) -> type:
@@ -108,7 +84,8 @@ def _optimiser(pack: Pack, name: str, config: object) -> Inverter:
 
 
 def _encoder(pack: Pack, name: str) -> EncoderInverter:
-    encoder = pack.network(name, WEncoder) if pack.info.networks[name].kind == "w_encoder" else pack.network(name, Encoder4Editing)
+    known = pack.info.networks.get(name)
+    encoder = pack.network(name, WEncoder) if known and known.kind == "w_encoder" else pack.network(name, Encoder4Editing)
     return EncoderInverter(name, encoder, latent_avg=_mean(pack, name))
 
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.editors import Editor, HyperEditorEditor
-from models.hypereditor import HyperEditor
+from models.editor_registry import build_editor
+from models.editors import Editor
 from models.inverter_registry import build_inverter
 from models.inverters import Inverter
 from models.pack_format import (
@@ -87,9 +87,9 @@ class Pack:
         """Return the inverter `name`; `inverter_names.inverter_names` lists them. Raises PackError, for a wrong setting too."""
         return build_inverter(self, name, settings or {})
 
-    def editor(self, name: str = "hypereditor") -> Editor:
-        """Return the editor `name`. Raises PackError."""
-        return HyperEditorEditor(name, self.network(name, HyperEditor), clip=self.clip())
+    def editor(self, name: str = "hypereditor", settings: Mapping[str, object] | None = None) -> Editor:
+        """Return the editor `name`; `editor_names.editor_names` lists them. Raises PackError, for a wrong setting too."""
+        return build_editor(self, name, settings or {})
 
     def clip(self) -> ClipModel:
         """Return CLIP."""

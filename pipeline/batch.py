@@ -282,13 +282,13 @@ def _png(picture: ImageHWC) -> bytes:
 
 def load_methods(
     pack: Pack, *, inverter: str, editor: str | None, device: str, inverter_settings: Mapping[str, object] | None = None,
-    allow_lpips_download: bool = False,
+    editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False,
 ) -> Methods:  # fmt: skip
     """Build the networks that the configuration names, on a device; without an editor where nothing is edited. Raises PackError."""
     return Methods(
         pack=pack,
         inverter=pack.inverter(inverter, inverter_settings),
-        editor=pack.editor(editor) if editor is not None else None,
+        editor=pack.editor(editor, editor_settings) if editor is not None else None,
         scorer=Scorer(pack, device=device, allow_lpips_download=allow_lpips_download),
         names=Method(inverter=inverter, editor=editor or "", backend=f"torch-{device}"),
         device=device,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.editor_names import editor_names, problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.inverter_names import inverter_names
 from models.pack_format import PackInfo, fetch, read_info, verify
@@ -17,7 +18,6 @@ from pipeline.registry import SCHEME, find_pack
 from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
 
-EDITOR_KINDS = ("hypereditor",)
 NEEDED = ("generator",)
 NEEDED_FOR_TEXT = ("clip",)
 """What instructions need beside an editor; `attributes` is needed by those that expect some. Scores whose network is missing stay empty."""
@@ -60,7 +60,7 @@ def make_plan(config: EditConfig) -> JobPlan:
     info, pack_hash = read_info(folder)
     verify(folder, info)
     _check_networks(config, info)
-    _check_expectations(instructions, info)
+    _check_expectations(instructions, info, editor=config.editor)
     shards = list_shards(config.input)
     return JobPlan(
         config=config,
@@ -107,8 +107,7 @@ def _find_pack(pack: str, registry: str) -> tuple[str, Path]:
 
 
 def _check_networks(config: EditConfig, info: PackInfo) -> None:
-    editors = [name for name, network in info.networks.items() if network.kind in EDITOR_KINDS]
-    asked = [("inverter", config.inverter, inverter_names(info)), ("editor", config.editor, editors)]
+    asked = [("inverter", config.inverter, inverter_names(info)), ("editor", config.editor, editor_names(info))]
     for option, wanted, valid in asked if config.instructions else asked[:1]:
         if wanted not in valid:
             raise ConfigError(f"--{option} {wanted}: pack {config.pack} has no such {option}: {nearest(wanted, valid)}")
@@ -116,13 +115,21 @@ def _check_networks(config: EditConfig, info: PackInfo) -> None:
         from models.inverter_registry import read_settings  # imported here: it takes torch along, which most plans do not need
 
         read_settings(info, config.inverter, config.inverter_settings)
+    if config.editor_settings and config.instructions:
+        from models import editor_registry
+
+        editor_registry.read_settings(info, config.editor, config.editor_settings)
     needed = NEEDED + (NEEDED_FOR_TEXT if config.instructions else ())
     missing = [name for name in needed if name not in info.networks]
     if missing:
         raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; this job needs {', '.join(needed)}")
 
 
-def _check_expectations(instructions: Sequence[Instruction], info: PackInfo) -> None:
+def _check_expectations(instructions: Sequence[Instruction], info: PackInfo, *, editor: str) -> None:
+    for instruction in instructions:
+        wrong = problem(editor, instruction)
+        if wrong:
+            raise InstructionError(wrong)
     if "attributes" not in info.networks:
         for instruction in (instruction for instruction in instructions if instruction.expects):
             what = f"instruction {instruction.name!r}: expects {', '.join(instruction.expects)}"

@@ -175,6 +175,7 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
         inverter=config.inverter,
         inverter_settings=dict(config.inverter_settings),
         editor=config.editor,
+        editor_settings=dict(config.editor_settings),
         device=pool.device,
         threads=pool.threads,
         batch_size=config.batch_size,

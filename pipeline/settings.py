@@ -50,6 +50,7 @@ class WorkerSettings:
     inverter: str
     inverter_settings: Mapping[str, object]
     editor: str
+    editor_settings: Mapping[str, object]
     device: str
     threads: int
     batch_size: int

@@ -46,6 +46,7 @@ def prepare(settings: WorkerSettings) -> Methods:
         inverter=settings.inverter,
         inverter_settings=settings.inverter_settings,
         editor=settings.editor if settings.wish.instructions else None,
+        editor_settings=settings.editor_settings,
         device=settings.device,
         allow_lpips_download=settings.allow_lpips_download,
     )

@@ -163,6 +163,24 @@ def test_every_inverter_runs_in_the_pipeline_and_the_same_batch_gives_the_same_b
         assert one.members == other.members and one.rows == other.rows
 
 
+EDITORS: dict[str, dict[str, object]] = {
+    "styleclip_optimisation": {"steps": 2}, "tedigan": {"steps": 2}, "interfacegan": {"labelled": 60}, "sefa": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_every_editor_runs_in_the_pipeline_and_the_same_batch_gives_the_same_bytes(
+    ready: list[Ready], methods: Methods, editor: str
+) -> None:
+    chosen = replace(methods, editor=methods.pack.editor(editor, EDITORS[editor]))
+    wish = replace(WISH, instructions=(replace(SMILE, expects={"smile": True}),))
+    first, again, plain = (run_batch(ready[:2], methods=used, wish=wish).samples for used in (chosen, chosen, methods))
+    for one, other, usual in zip(first, again, plain, strict=True):
+        assert isinstance(one, Finished) and isinstance(other, Finished) and isinstance(usual, Finished)
+        assert one.members == other.members and one.rows == other.rows
+        assert one.members["aligned.png"] == usual.members["aligned.png"] and one.members["smile.png"] != usual.members["smile.png"]
+
+
 def test_scores_are_those_of_the_pictures_as_written(ready: list[Ready], methods: Methods) -> None:
     (one,) = run_batch(ready[:1], methods=methods, wish=WISH).samples
     assert isinstance(one, Finished)
@@ -202,7 +220,8 @@ def test_a_shard_that_is_not_there_is_named(small: World, aligner: Aligner) -> N
 
 def settings(small: World, out: Path, run_id: str, *, batch_size: int) -> WorkerSettings:
     return WorkerSettings(
-        pack=str(small.pack), inverter="e4e", inverter_settings={}, editor="hypereditor", device="cpu", threads=1, batch_size=batch_size,
+        pack=str(small.pack), inverter="e4e", inverter_settings={}, editor="hypereditor", editor_settings={}, device="cpu", threads=1,
+        batch_size=batch_size,
         allow_lpips_download=False, wish=WISH, output=str(out), run_id=run_id, config_hash="c", pack_hash=Pack.load(small.pack).sha256,
     )  # fmt: skip
 

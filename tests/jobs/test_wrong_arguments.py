@@ -53,6 +53,10 @@ def test_a_wrong_value_is_named(
     [
         (["--inverter", "w_encode"], "--inverter w_encode: pack"),
         (["--inverter", "w_encode"], "did you mean 'w_encoder'? valid: e4e, gani"),
+        (["--editor", "hypereditr"], "no such editor: did you mean 'hypereditor'? valid: ganspace, hypereditor, interfacegan, sefa"),
+        (["--editor_settings.steps", "3"], "editor 'hypereditor': no setting 'steps'; it has none"),
+        (["--editor", "tedigan", "--editor_settings.step", "3"], "editor 'tedigan': no setting 'step'; did you mean 'steps'"),
+        (["--editor", "sefa", "--instructions", "grin: a face -> a smiling face"], "sefa moves along the direction of an attribute"),
         (["--inverter_settings.iterations", "3"], "inverter 'e4e': no setting 'iterations'; it has none"),
         (["--inverter", "pti", "--inverter_settings.step", "3"], "no setting 'step'; did you mean 'steps'"),
         (["--editor", "hypereditr"], "did you mean 'hypereditor'?"),

@@ -178,7 +178,7 @@ def test_a_network_that_does_not_fit_is_named(folder: Path, edit: Callable[[dict
 def test_asking_for_the_wrong_role_is_named(original: Path) -> None:
     with pytest.raises(PackError, match="'clip' is a clip, not an inverter"):
         Pack.load(original).inverter("clip")
-    with pytest.raises(PackError, match="'e4e' is a Encoder4Editing, expected a HyperEditor"):
+    with pytest.raises(PackError, match="'e4e' is a e4e, not an editor; it has hypereditor"):
         Pack.load(original).editor("e4e")
 
 
