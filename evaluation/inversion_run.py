@@ -77,6 +77,7 @@ def measure(pack: Pack, plan: Plan, folder: Path, *, say: Say) -> tuple[dict[str
     """Return all figures of the suite and the files of the page that it wrote. Raises PackError."""
     methods = plan.methods(pack)  # built first: a wrong name or setting ends the run before its first hour
     ablations, adapted = _ablations(pack, plan), _adapted_pack(pack, plan)
+    _check_attribute(pack, plan.attribute)
     judge = Judge(pack)
     data = _subjects(pack, plan, say=say)
     rows, made, drifts = dict[str, Numbers](), dict[str, Inverted](), dict[str, float]()
@@ -119,9 +120,12 @@ class Subjects:
 
 
 def _subjects(pack: Pack, plan: Plan, *, say: Say) -> Subjects:
-    """Return pictures from shards, aligned ones where they hold such, or held-out portraits. Raises PackError or InputError."""
+    """Return pictures from shards, aligned ones where they hold such, or held-out portraits. Raises PackError."""
     if plan.input is not None:
-        shards = ShardPictures.open(plan.input, size=pack.size, latents=False, image_ext="")
+        try:
+            shards = ShardPictures.open(plan.input, size=pack.size)
+        except ValueError as error:  # InputError and DataError speak of the option of trainings
+            raise PackError(str(error).replace("--data", "--input", 1)) from error
         count = min(plan.pictures, len(shards))
         say(f"reading {count} pictures of {plan.input}")
         return Subjects(aligned_BCHW=to_float(shards.pictures(torch.arange(count))).to(pack.device), about=plan.input)
@@ -135,6 +139,12 @@ def keep(folder: Path, figures: Mapping[str, object]) -> None:
     """Write what is known so far: the next method may take hours, or fail."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _check_attribute(pack: Pack, attribute: str) -> None:
+    """Raise PackError for an attribute that the pack's classifier, where it has one, does not know."""
+    if "attributes" in pack.info.networks and attribute not in pack.attributes().names:
+        raise PackError(f"--attribute {attribute}: the pack's classifier knows {', '.join(pack.attributes().names)}")
 
 
 def _ablations(pack: Pack, plan: Plan) -> dict[str, dict[str, Inverter]]:
@@ -154,6 +164,9 @@ def _adapted_pack(pack: Pack, plan: Plan) -> Pack | None:
         return None
     if not plan.adapted_text:
         raise PackError("--adapted_text: missing; name the style of --adapted, such as 'a cartoon of a face'")
+    lacking = [name for name in ("identity", "clip") if name not in pack.info.networks]
+    if lacking:
+        raise PackError(f"--adapted: pack {pack.path} lacks {lacking[0]}, which it is measured with")
     adapted = Pack.load(plan.adapted, device=pack.device)
     check_adapted(pack, adapted)
     return adapted

@@ -24,13 +24,12 @@ import jsonargparse
 import torch
 
 from evaluation import inversion_run, inversion_suite, new_pack, pack_suite, strengths
+from models.editor_names import problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
 from pipeline.config import ConfigError, TrackingConfig
 from pipeline.registry import resolve_pack
-from pipeline.shards import InputError
 from pipeline.training_run import end_run, open_run
-from training.shards import DataError
 
 SUITES = (pack_suite.NAME, inversion_suite.NAME, strengths.NAME)
 SHIPPED = "configs/instructions/portraits.yaml"
@@ -109,6 +108,9 @@ def evaluate(options: Options) -> dict[str, object]:
             inverter=options.inverter,
         )  # fmt: skip
         return {**head, "instructions": chosen}
+    for instruction in instructions_for(pack, options):
+        if wrong := problem(options.editor, instruction):
+            raise InstructionError(wrong)
     figures = pack_suite.measure(
         pack, instructions_for(pack, options), editor=options.editor, inverter=options.inverter,
         pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,
@@ -181,7 +183,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     try:
         result = evaluate(options)
-    except (PackError, InstructionError, ConfigError, InputError, DataError) as error:
+    except (PackError, InstructionError, ConfigError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     text = json.dumps(result, indent=1)

@@ -28,6 +28,6 @@ def problem(editor: str, instruction: Instruction) -> str | None:
     if editor in ATTRIBUTE_EDITORS and not instruction.expects:
         return (
             f"instruction {instruction.name!r}: {editor} moves along the direction of an attribute and needs to be told which: "
-            "add `expects`, such as {smile: true}"
+            "add `expects`, such as {smile: true}, in a YAML file"
         )
     return None

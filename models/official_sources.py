@@ -84,6 +84,8 @@ METHODS: Mapping[str, Sequence[str]] = {
     "identity term of the optimising inverters, off faces": ("moco",),
     "gani's parsing term": ("parser",),
     "editor hypereditor": ("generator", "w_encoder", "hypereditor", "clip"),
+    "editors styleclip_optimisation and tedigan": ("generator", "clip"),
+    "editors interfacegan, ganspace and sefa": ("generator", "attributes"),
     "editor clipinverter": ("generator", "e4e", "clip_adapter", "clip_remapper", "clip"),
     "editor styleclip_mapper": ("generator", "e4e", "styleclip_mapper"),
     "job edit_dataset, inversions": ("generator",),

@@ -23,13 +23,16 @@ def settings_of(what: str, name: str, kind: type, settings: Mapping[str, object]
             hint = f"did you mean {nearest[0]!r}? It has {', '.join(known)}" if nearest else "it has none"
             raise PackError(f"{what} {name!r}: no setting {key!r}; {hint}")
     try:
-        return kind(**{key: _whole(key, value, known[key]) for key, value in settings.items()})
+        return kind(**{key: _number(key, value, known[key]) for key, value in settings.items()})
     except (TypeError, ValueError) as error:
         raise PackError(f"{what} {name!r}: {error}") from error
 
 
-def _whole(name: str, value: object, known: dataclasses.Field[object]) -> object:
+def _number(name: str, value: object, known: dataclasses.Field[object]) -> object:
     """Return the value, a whole number as int where the setting counts something: 15.0 is a step count too. Raises ValueError."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if known.type in ("float", float) and not number:
+        raise ValueError(f"{name}: expected a number, found {value!r}")
     if known.type not in ("int", int) or type(value) is int:
         return value
     if isinstance(value, float) and value.is_integer():

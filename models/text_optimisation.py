@@ -5,6 +5,7 @@ Shape legend: B batch, A pictures that are moved together, L latent slots, D sty
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -20,6 +21,8 @@ from models.similarity import Similarity, SimilarityWeights
 from models.state import GeneratorState
 from models.stylegan2 import Generator
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from models.clip import ClipModel
     from models.pack import Pack
@@ -27,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StyleClipSettings:
-    """Settings of styleclip_optimisation: StyleCLIP's release (section 4). `ramp_up` is the share of the steps in which the rate rises.
+    """Settings of styleclip_optimisation (StyleCLIP section 4). `ramp_up` is the share of the steps in which the rate rises.
 
-    `l2` weighs the squared distance that latents moved, summed over all slots; `identity` the similarity to the inversion.
-    Raises ValueError.
+    `l2` weighs the squared distance that latents moved, summed over all slots; `identity` the similarity to the inversion. Differs from the
+    release: the rate does not fall in the last quarter, and the best latents are kept, not the last. Raises ValueError.
     """
 
     steps: int = 300
@@ -49,7 +52,8 @@ class StyleClipSettings:
 class TediGanSettings:
     """Settings of tedigan (TediGAN-B, its release's text-guided mode): the picture stays close to the inversion, in pixels and LPIPS.
 
-    Differs: LPIPS in place of the release's VGG features, whose weights cannot ship. Raises ValueError.
+    Differs: LPIPS in place of the release's VGG features, whose weights cannot ship; no term that asks an encoder for the same latents.
+    Raises ValueError.
     """
 
     steps: int = 200
@@ -73,6 +77,9 @@ def _check(settings: StyleClipSettings | TediGanSettings) -> None:
         raise ValueError(f"steps, learning_rate and ramp_up: expected 1 or more, above 0 and a share from 0 to 1, found {found}")
     if not settings.clip > 0:
         raise ValueError(f"clip: expected a weight above 0, found {settings.clip}")
+    for name in ("l2", "identity", "pixel", "lpips"):
+        if not getattr(settings, name, 0.0) >= 0:
+            raise ValueError(f"{name}: expected a weight of 0 or more, found {getattr(settings, name)}")
 
 
 SETTINGS: Mapping[str, type] = {"styleclip_optimisation": StyleClipSettings, "tedigan": TediGanSettings}
@@ -106,6 +113,8 @@ class TextOptimisation:
         identity = pack.identity() if weights.identity > 0 and "identity" in pack.info.networks else None
         able = weights.pixel > 0 or lpips is not None or identity is not None
         kept = Similarity(weights, lpips=lpips, identity=identity) if able else None
+        if weights.identity > 0 and identity is None:
+            logger.warning("editor %r: the pack has no identity network, so nothing but the latents holds back the person", name)
         return cls(name, generator=pack.generator(), clip=pack.clip(), kept=kept, settings=settings)
 
     def edit(self, state: GeneratorState, reconstruction_BCHW: Tensor, instruction: Instruction) -> GeneratorState:

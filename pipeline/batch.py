@@ -285,11 +285,12 @@ def load_methods(
     editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False,
 ) -> Methods:  # fmt: skip
     """Build the networks that the configuration names, on a device; without an editor where nothing is edited. Raises PackError."""
+    scorer = Scorer(pack, device=device, allow_lpips_download=allow_lpips_download)  # first: it may fetch what others then use
     return Methods(
         pack=pack,
         inverter=pack.inverter(inverter, inverter_settings),
         editor=pack.editor(editor, editor_settings) if editor is not None else None,
-        scorer=Scorer(pack, device=device, allow_lpips_download=allow_lpips_download),
+        scorer=scorer,
         names=Method(inverter=inverter, editor=editor or "", backend=f"torch-{device}"),
         device=device,
     )

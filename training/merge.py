@@ -25,8 +25,7 @@ def merge(base: Path, taken: Mapping[str, Path], folder: Path) -> tuple[str, Seq
     the same bytes. Files whose figures a taken network makes untrue are left out. `folder` may be `base`. Raises PackError or OutputError,
     and then changes nothing.
     """
-    for path in (folder, base, *taken.values()):
-        settle(path)
+    settle(folder)
     first = Pack.load(base)
     sources = {name: Pack.load(path) for name, path in taken.items()}
     for name, pack in sources.items():

@@ -78,6 +78,8 @@ def test_a_wrong_name_or_setting_ends_the_suite_before_its_first_portrait(tmp_pa
     for plan, words in (
         (inversion_run.Plan(inverters=("pit",)), "no inverter 'pit'"),
         (inversion_run.Plan(inverters=("pti",), settings={"pti": {"step": 1}}), "no setting 'step'"),
+        (inversion_run.Plan(inverters=("e4e",), attribute="wings"), "--attribute wings: the pack's classifier knows"),
+        (inversion_run.Plan(inverters=("e4e",), input=str(tmp_path / "nothing")), "--input .*nothing"),
     ):
         with pytest.raises(PackError, match=words):
             inversion_run.measure(Pack.load(PACK), plan, tmp_path, say=lambda text: pytest.fail(text))

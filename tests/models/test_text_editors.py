@@ -133,6 +133,8 @@ def test_what_cannot_work_is_named(pack: Pack, state: GeneratorState) -> None:
         ("tedigan", {"step": 3}, "editor 'tedigan': no setting 'step'; did you mean 'steps'"),
         ("styleclip_optimisation", {"steps": 0}, "expected 1 or more, above 0 and a share"),
         ("styleclip_optimisation", {"clip": 0.0}, "clip: expected a weight above 0, found 0.0"),
+        ("styleclip_optimisation", {"l2": "much"}, "l2: expected a number, found 'much'"),
+        ("tedigan", {"identity": -0.1}, "identity: expected a weight of 0 or more, found -0.1"),
         ("interfacegan", {"deviations": 0.0}, "expected more than 0, and 10 or more"),
     ):
         with pytest.raises(PackError, match=words):

@@ -1,10 +1,10 @@
 """Train StyleGAN-NADA: a generator moved to a text's domain by the direction between the pictures of two generators in CLIP.
 
 Both generators paint the same latents; one stays as it is, the other learns that CLIP's direction from its twin's picture to its own is
-that from the source text to the target text (StyleGAN-NADA eq. 3). Mapping network, style maps and toRGB stay (as released), and of the
-convolutions only those of the slots that matter most to the text are trained in a step: the slots that a step of latent optimisation would
-move furthest (section 4.2, one such step). Differs: CLIP sees both pictures through one random window and worn alike, as in
-HyperEditor's training (training/windows.py).
+that from the source text to the target text (StyleGAN-NADA eq. 3). Mapping network and toRGB stay, and of the convolutions only those of
+the slots that matter most to the text are trained in a step: the slots that a step of latent optimisation would move furthest (section
+4.2, one such step). Differs: style maps, noise strengths and biases stay too; Adam's settings are not scaled for lazy regularisation; CLIP
+sees both pictures through one random window and worn alike, as in HyperEditor's training (training/windows.py).
 """
 
 from __future__ import annotations
@@ -86,20 +86,21 @@ class NadaObjective(Objective[Batch]):
         self.shape = dict(pack.info.networks["generator"].config)
         self.net: Generator = Generator.from_config(self.shape)
         self.net.load_state_dict(self.frozen.generator.state_dict())
-        if config.layers > self.net.n_latents:
-            raise SettingError(f"settings.layers {config.layers}: this generator has {self.net.n_latents} slots")
         self.target_1E = self.frozen.clip.embed_texts([config.target])
         self.direction_1E = self.target_1E - self.frozen.clip.embed_texts([config.source])
         self.slot_of = {f"{name}.conv.weight": module.conv.layer.latent for name, module in self.net.named_modules() if is_conv(module)}
+        self.slots = sorted(set(self.slot_of.values()))  # the last slot styles toRGB alone
+        if config.layers > len(self.slots):
+            raise SettingError(f"settings.layers {config.layers}: this generator's convolutions have {len(self.slots)} slots")
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(name in self.slot_of)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Return the release's Adam of the convolutions' weights."""
+        """Return Adam of the convolutions' weights."""
         return torch.optim.Adam([p for p in self.net.parameters() if p.requires_grad], lr=self.config.rate, betas=(0.0, 0.99))
 
     def rate(self, step: int) -> float:
-        """Return a constant rate, as released."""
+        """Return a constant rate."""
         return self.config.rate
 
     def draw(self, share: Share) -> Batch:
@@ -128,13 +129,13 @@ class NadaObjective(Objective[Batch]):
     def chosen_slots(self, probe_PD: Tensor) -> set[int]:
         """Return the slots of W+ whose latents the text pulls at most."""
         if not self.config.layers:
-            return set(range(self.net.n_latents))
+            return set(self.slots)
         with torch.enable_grad():
             w = self.net.repeat(self.net.mapping(probe_PD)).detach().clone().requires_grad_()
             loss = global_clip_loss(self.frozen.clip.embed_images(self.net.synthesis(w).clamp(-1, 1)), self.target_1E).mean()
             (gradient,) = torch.autograd.grad(loss, [w])
-        pull = gradient.norm(dim=2).mean(0)
-        return set(pull.topk(self.config.layers).indices.tolist())
+        pull = gradient.norm(dim=2).mean(0).tolist()
+        return set(sorted(self.slots, key=lambda slot: -pull[slot])[: self.config.layers])
 
     def _embedded(self, picture_BCHW: Tensor, batch: Batch) -> Tensor:
         seen = seen_through(picture_BCHW, batch.window_B3)
