@@ -47,7 +47,7 @@ SMALL: dict[str, object] = {
     "identity": IdentityConfig(widths=(8, 16, 16, 16), embed_dim=16, people=12, pictures=6, steps=10, batch=24, measured=20),
     "landmarks": LandmarksConfig(size=64, widths=(8,) * 4, pictures=48, empty=12, steps=10, batch=16, measured=20),
     "mapping": MappingConfig(steps=10, batch=16, measured=20),
-    "nada": NadaConfig(layers=3, probes=2, steps=10, batch=2, rate=1e-2, measured=6),
+    "nada": NadaConfig(layers=3, probes=2, steps=10, batch=2, rate=2e-3, measured=6),
     "parser": ParserConfig(widths=(8, 8, 8), pictures=48, steps=10, batch=8, measured=20),
     "psp": PspConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
     "restyle_e4e": ReStyleConfig(

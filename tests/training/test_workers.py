@@ -70,6 +70,10 @@ def test_a_part_normalised_by_itself_would_be_another() -> None:
     assert not torch.allclose(torch.cat(halves), normalised(norm(), "pictures", slice(None))["output0"], atol=0.1)
 
 
+AMPLIFIED = {"nada": 1e-3}
+"""StyleGAN-NADA begins with two equal generators: the direction between their first pictures is rounding, which is all that differs."""
+
+
 @pytest.mark.parametrize("network", COMPARED)
 def test_the_first_losses_are_those_of_one_worker(two: Path, network: str, tmp_path: Path) -> None:
     result = train(network, tmp_path, should_stop=lambda: True)
@@ -77,7 +81,7 @@ def test_the_first_losses_are_those_of_one_worker(two: Path, network: str, tmp_p
     alone, together = log_of(tmp_path), log_of(two / network)
     assert [line["step"] for line in together] == [line["step"] for line in alone] == list(range(1, STEPS + 1))
     for a, b in zip(alone, together, strict=True):
-        assert b == pytest.approx(a, rel=1e-4, abs=1e-6)
+        assert b == pytest.approx(a, rel=AMPLIFIED.get(network, 1e-4), abs=1e-6)
 
 
 @pytest.mark.parametrize("network", ["attributes", "e4e", "mapping"])
