@@ -15,7 +15,7 @@ from evaluation.domain_adaptation import Adapted, adapt, check_adapted
 from evaluation.held_out import held_out
 from evaluation.inversion_ablations import ABLATIONS, Context, check_variants
 from evaluation.inversion_suite import Inverted, Judge, Numbers, Say
-from models.attribute_directions import METHODS, attribute_direction, spread
+from models.attribute_directions import LABELLED, METHODS, attribute_direction, spread
 from models.inverter_names import OPTIMISERS, inverter_names
 from models.inverters import Inverter
 from models.pack import Pack, PackError
@@ -50,7 +50,7 @@ class Plan:
     attribute: str = "smile"
     others: int = 100
     """Random latents at which tuned generators are compared with the untouched one."""
-    labelled: int = 4000
+    labelled: int = LABELLED
     """Generated pictures whose labels give the attribute's direction."""
     style: str = "photo"
     input: str | None = None

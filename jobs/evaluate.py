@@ -108,11 +108,12 @@ def evaluate(options: Options) -> dict[str, object]:
             inverter=options.inverter,
         )  # fmt: skip
         return {**head, "instructions": chosen}
-    for instruction in instructions_for(pack, options):
+    instructions = instructions_for(pack, options)
+    for instruction in instructions:
         if wrong := problem(options.editor, instruction):
             raise InstructionError(wrong)
     figures = pack_suite.measure(
-        pack, instructions_for(pack, options), editor=options.editor, inverter=options.inverter,
+        pack, instructions, editor=options.editor, inverter=options.inverter,
         pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,
     )  # fmt: skip
     return {**head, **figures}

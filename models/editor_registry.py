@@ -10,8 +10,8 @@ from models.direction_editor import AttributeEditor, AttributeSettings
 from models.editor_names import ATTRIBUTE_EDITORS, TEXT_OPTIMISERS, editor_names
 from models.editors import Editor, HyperEditorEditor
 from models.hypereditor import HyperEditor
-from models.pack_format import PackError, PackInfo
-from models.settings import NoSettings, settings_of
+from models.pack_format import PackInfo
+from models.settings import NoSettings, check_name, settings_of
 
 if TYPE_CHECKING:
     from models.pack import Pack
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 def build_editor(pack: Pack, name: str, settings: Mapping[str, object]) -> Editor:
     """Return the editor `name` of a pack with its settings. Raises PackError naming what there is."""
-    valid = editor_names(pack.info)
-    if name not in valid:
-        found = pack.info.networks.get(name)
-        what = f"network {name!r} is a {found.kind}, not an editor" if found else f"no editor {name!r}"
-        raise PackError(f"pack {pack.path}: {what}; it has {', '.join(valid) or 'none'}")
+    check_name("editor", name, pack=pack.path, info=pack.info, valid=editor_names(pack.info))
     config = read_settings(pack.info, name, settings)
     if name in ATTRIBUTE_EDITORS:
         assert isinstance(config, AttributeSettings)

@@ -14,7 +14,7 @@ from models.inverter_names import ENCODER_KINDS, HYPERSTYLE_KINDS, OPTIMISERS, R
 from models.inverters import ITERATIONS, EncoderInverter, HyperStyleInverter, Inverter, ReStyleInverter
 from models.pack_format import PackError, PackInfo
 from models.restyle import ReStyleEncoder, ReStyleResNetEncoder
-from models.settings import NoSettings, settings_of
+from models.settings import NoSettings, check_name, settings_of
 
 if TYPE_CHECKING:
     from models.pack import Pack
@@ -37,11 +37,7 @@ class Passes:
 
 def build_inverter(pack: Pack, name: str, settings: Settings) -> Inverter:
     """Return the inverter `name` of a pack with its settings. Raises PackError naming what there is."""
-    valid = inverter_names(pack.info)
-    if name not in valid:
-        found = pack.info.networks.get(name)
-        what = f"network {name!r} is a {found.kind}, not an inverter" if found else f"no inverter {name!r}"
-        raise PackError(f"pack {pack.path}: {what}; it has {', '.join(valid) or 'none'}")
+    check_name("inverter", name, pack=pack.path, info=pack.info, valid=inverter_names(pack.info))
     config = read_settings(pack.info, name, settings)
     if name in OPTIMISERS:
         return _optimiser(pack, name, config)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from models.pack_format import PackError
+from models.pack_format import PackError, PackInfo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoSettings:
     """Settings of a method that has none."""
+
+
+def check_name(what: str, name: str, *, pack: Path, info: PackInfo, valid: Sequence[str]) -> None:
+    """Raise PackError, with what there is, for a name that is no method of this sort ("inverter", "editor")."""
+    if name not in valid:
+        found = info.networks.get(name)
+        wrong = f"network {name!r} is a {found.kind}, not an {what}" if found else f"no {what} {name!r}"
+        raise PackError(f"pack {pack}: {wrong}; it has {', '.join(valid) or 'none'}")
 
 
 def settings_of(what: str, name: str, kind: type, settings: Mapping[str, object]) -> object:

@@ -49,7 +49,7 @@ class StyleClipSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TediGanSettings:
+class TediGanSettings(StyleClipSettings):
     """Settings of tedigan (TediGAN-B, its release's text-guided mode): the picture stays close to the inversion, in pixels and LPIPS.
 
     Differs: LPIPS in place of the release's VGG features, whose weights cannot ship; no term that asks an encoder for the same latents.
@@ -64,13 +64,9 @@ class TediGanSettings:
     identity: float = 0.0
     pixel: float = 1.0
     lpips: float = 0.2
-    lockstep: int = 16
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
-def _check(settings: StyleClipSettings | TediGanSettings) -> None:
+def _check(settings: StyleClipSettings) -> None:
     check_lockstep("optimising for a text", settings.lockstep)
     if settings.steps < 1 or not settings.learning_rate > 0 or not 0 <= settings.ramp_up <= 1:
         found = f"{settings.steps}, {settings.learning_rate} and {settings.ramp_up}"
@@ -93,7 +89,7 @@ class TextOptimisation:
     """
 
     def __init__(
-        self, name: str, *, generator: Generator, clip: ClipModel, kept: Similarity | None, settings: StyleClipSettings | TediGanSettings,
+        self, name: str, *, generator: Generator, clip: ClipModel, kept: Similarity | None, settings: StyleClipSettings,
         on_step: OnStep | None = None,
     ) -> None:  # fmt: skip
         self.name = name
@@ -104,7 +100,7 @@ class TextOptimisation:
         self.on_step = on_step
 
     @classmethod
-    def of(cls, name: str, pack: Pack, settings: StyleClipSettings | TediGanSettings) -> Self:
+    def of(cls, name: str, pack: Pack, settings: StyleClipSettings) -> Self:
         """Return the editor on a pack's networks; a term whose network the pack lacks is left out."""
         weights = SimilarityWeights(
             pixel=getattr(settings, "pixel", 0.0), lpips=getattr(settings, "lpips", 0.0), identity=settings.identity, parsing=0.0

@@ -44,7 +44,6 @@ def merge(base: Path, taken: Mapping[str, Path], folder: Path) -> tuple[str, Seq
         for name in left_out:
             (new / name).unlink()
         sha256 = Pack.load(new).sha256
-        _foundations(Pack.load(new), {})
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
