@@ -11,6 +11,7 @@ from torch import Tensor
 from evaluation.held_out import BATCH, HeldOut, held_out
 from models.instruction import Instruction
 from models.pack import Pack
+from pipeline.invert import invert
 from pipeline.score import EditScores, Scorer
 from portraits import STYLE_NAMES
 
@@ -92,15 +93,14 @@ def editing(
     pack: Pack, scorer: Scorer, data: HeldOut, instructions: Sequence[Instruction], *, editor: str, inverter: str, pictures: int, say: Say
 ) -> dict[str, dict[str, float | dict[str, float]]]:
     """Return, per instruction, success, same-person rate, CLIP scores and unasked changes, on `pictures` portraits each."""
-    generator, edit, invert = pack.generator(), pack.editor(editor), pack.inverter(inverter)
+    generator, edit, inverse = pack.generator(), pack.editor(editor), pack.inverter(inverter)
     result: dict[str, dict[str, float | dict[str, float]]] = {}
     for instruction in instructions:
         scores: list[EditScores] = []
         for rows in eligible(data, instruction)[:pictures].split(BATCH):
-            state = invert.invert(data.aligned_BCHW[rows])
-            made = generator(state)
-            source = scorer.source(data.aligned_BCHW[rows], made)
-            scores += scorer.edit(source, generator(edit.edit(state, made, instruction)), instruction)
+            inversion = invert(inverse, generator, data.aligned_BCHW[rows])
+            source = scorer.source(inversion.aligned_BCHW, inversion.made_BCHW)
+            scores += scorer.edit(source, generator(edit.edit(inversion, instruction)), instruction)
         result[instruction.name] = _summary(scores)
         say(f"{instruction.name}: success {result[instruction.name]['success']:.3f} on {len(scores)} portraits")
     return result

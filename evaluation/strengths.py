@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.pack import Pack
 from training.data import VALIDATION
@@ -29,12 +28,12 @@ def choose(
     Edits of attributes are chosen by how many succeed on what is still the same person, edits of style by how many succeed: the identity
     network has never seen a style. Raises PackError where the pack lacks the editor or the inverter.
     """
-    judges, net = Judges.of(pack, inverter=inverter), pack.network(editor, HyperEditor)
+    judges, method = Judges.of(pack, inverter=inverter), pack.editor(editor)
     tried: dict[float, dict[str, Numbers]] = {}
     for strength in sorted(strengths):
         say(f"strength {strength:g}")
         scaled = [replace(instruction, strength=strength) for instruction in instructions]
-        tried[strength] = measure(net, judges=judges, instructions=scaled, pictures=pictures, seed=VALIDATION + 7)
+        tried[strength] = measure(method, judges=judges, instructions=scaled, pictures=pictures, seed=VALIDATION + 7)
     found: dict[str, object] = {}
     for instruction in instructions:
         figures = {strength: by_name[instruction.name] for strength, by_name in tried.items()}

@@ -110,7 +110,7 @@ def evaluate(options: Options) -> dict[str, object]:
         return {**head, "instructions": chosen}
     instructions = instructions_for(pack, options)
     for instruction in instructions:
-        if wrong := problem(options.editor, instruction):
+        if wrong := problem(pack.info, options.editor, instruction):
             raise InstructionError(wrong)
     figures = pack_suite.measure(
         pack, instructions, editor=options.editor, inverter=options.inverter,

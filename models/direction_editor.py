@@ -6,14 +6,14 @@ Shape legend: B batch, L latent slots, D style width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
-from torch import Tensor
 
 from models.attribute_directions import LABELLED, Method, attribute_direction, spread
 from models.directions import Directions
 from models.instruction import Instruction
+from models.inversion import Inversion
 from models.state import GeneratorState
 
 if TYPE_CHECKING:
@@ -39,6 +39,13 @@ class AttributeEditor:
     Source: InterFaceGAN section 2.2, GANSpace section 2.1, SeFa eq. 4 (models/directions.py). A direction is found when it is first needed.
     """
 
+    Settings = AttributeSettings
+
+    @classmethod
+    def of(cls, name: str, pack: Pack, settings: AttributeSettings) -> Self:
+        """Return the editor of the method `name`."""
+        return cls(name, pack, method=cast(Method, name), settings=settings)
+
     def __init__(self, name: str, pack: Pack, *, method: Method, settings: AttributeSettings) -> None:
         self.name = name
         self.pack = pack
@@ -47,15 +54,15 @@ class AttributeEditor:
         self._steps: dict[str, tuple[Directions, float]] = {}
 
     @torch.no_grad()
-    def edit(self, state: GeneratorState, reconstruction_BCHW: Tensor, instruction: Instruction) -> GeneratorState:
+    def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with moved latents. Raises ValueError for an instruction that expects nothing, or an unknown attribute."""
         if not instruction.expects:
             raise ValueError(f"instruction {instruction.name!r}: {self.name} needs `expects`, such as {{smile: true}}")
-        latents_BLD = state.latents_BLD
+        latents_BLD = inversion.state.latents_BLD
         for attribute, wanted in instruction.expects.items():
             direction, unit = self._step(attribute)
             latents_BLD = direction.moved(latents_BLD, instruction.strength * unit * (1 if wanted else -1))
-        return replace(state, latents_BLD=latents_BLD)
+        return replace(inversion.state, latents_BLD=latents_BLD)
 
     def _step(self, attribute: str) -> tuple[Directions, float]:
         if attribute not in self._steps:

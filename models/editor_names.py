@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from models.instruction import Instruction
 from models.pack_format import PackInfo
 
 NETWORK_KINDS = ("hypereditor",)
+"""Kinds of networks that each are an editor, under the network's own name."""
+METHODS: Mapping[str, frozenset[str]] = {
+    "styleclip_optimisation": frozenset({"generator", "clip"}),
+    "tedigan": frozenset({"generator", "clip"}),
+    "interfacegan": frozenset({"generator", "attributes"}),
+    "ganspace": frozenset({"generator", "attributes"}),
+    "sefa": frozenset({"generator", "attributes"}),
+}
+"""Editors without one network of their own name -> the networks that they need."""
 ATTRIBUTE_EDITORS = ("interfacegan", "ganspace", "sefa")
 """Those that move latents along the direction of an attribute: they follow an instruction's `expects`, not its texts."""
 TEXT_OPTIMISERS = ("styleclip_optimisation", "tedigan")
 """Those that optimise latents for every picture and text."""
+TEXT_LISTS: tuple[str, ...] = ()
+"""Kinds that know the texts that they were trained on and no others; their config lists them as `texts`."""
 
 
 def editor_names(info: PackInfo) -> list[str]:
     """Return what may be named as an editor of this pack: its networks, and the methods whose networks it has."""
-    has = info.networks.keys()
     found = [name for name, network in info.networks.items() if network.kind in NETWORK_KINDS]
-    if {"generator", "clip"} <= has:
-        found += TEXT_OPTIMISERS
-    if {"generator", "attributes"} <= has:
-        found += ATTRIBUTE_EDITORS
-    return found
+    return found + [name for name, needed in METHODS.items() if needed <= info.networks.keys()]
 
 
-def problem(editor: str, instruction: Instruction) -> str | None:
-    """Return why an editor cannot follow an instruction, if so."""
+def problem(info: PackInfo, editor: str, instruction: Instruction) -> str | None:
+    """Return why an editor of a pack cannot follow an instruction, if so."""
     if editor in ATTRIBUTE_EDITORS and not instruction.expects:
         return (
             f"instruction {instruction.name!r}: {editor} moves along the direction of an attribute and needs to be told which: "
             "add `expects`, such as {smile: true}, in a YAML file"
         )
+    network = info.networks.get(editor)
+    if network is not None and network.kind in TEXT_LISTS:
+        texts = [str(text) for text in network.config["texts"]]  # type: ignore[attr-defined]
+        if instruction.target not in texts:
+            return (
+                f"instruction {instruction.name!r}: {editor} was trained for certain targets, and {instruction.target!r} is none; "
+                f"it has {', '.join(map(repr, texts))}"
+            )
     return None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
+from models.inversion import Inversion
 from models.inverters import pooled
 from models.state import GeneratorState
 
 if TYPE_CHECKING:
     from models.clip import ClipModel
+    from models.pack import Pack
 
 
 class Editor(Protocol):
@@ -21,8 +23,8 @@ class Editor(Protocol):
 
     name: str
 
-    def edit(self, state: GeneratorState, reconstruction_BCHW: Tensor, instruction: Instruction) -> GeneratorState:
-        """Return the edited state; `reconstruction_BCHW` is the generator's image of `state`, so that it is made only once."""
+    def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
+        """Return the edited state."""
         ...
 
 
@@ -38,11 +40,17 @@ class HyperEditorEditor:
         self._clip = clip
         self._directions: dict[tuple[str, str], Tensor] = {}
 
+    @classmethod
+    def of(cls, name: str, pack: Pack, settings: object) -> Self:
+        """Return the editor that a network of a pack is; it has no settings."""
+        return cls(name, pack.network(name, HyperEditor), clip=pack.clip())
+
     @torch.no_grad()
-    def edit(self, state: GeneratorState, reconstruction_BCHW: Tensor, instruction: Instruction) -> GeneratorState:
+    def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with the edit's offsets. Raises ValueError when a text is longer than CLIP reads."""
-        image = pooled(reconstruction_BCHW, self.hypernetwork.input_size)
+        image = pooled(inversion.made_BCHW, self.hypernetwork.input_size)
         offsets = self.hypernetwork.factors(image, self.direction(instruction.source, instruction.target).to(image))
+        state = inversion.state
         edit = GeneratorState(latents_BLD=state.latents_BLD, offsets=offsets).scaled(instruction.strength)
         return state.composed(edit)
 

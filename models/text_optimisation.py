@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.instruction import Instruction
+from models.inversion import Inversion
 from models.losses.clip import global_clip_loss
 from models.optimisation import Judged, OnStep, Progress, check_lockstep, descend, gradients
 from models.perceptual import PerceptualDistance
@@ -99,6 +100,11 @@ class TextOptimisation:
         self.settings = settings
         self.on_step = on_step
 
+    @staticmethod
+    def settings_of(name: str) -> type:
+        """Return the settings of the method `name`."""
+        return SETTINGS[name]
+
     @classmethod
     def of(cls, name: str, pack: Pack, settings: StyleClipSettings) -> Self:
         """Return the editor on a pack's networks; a term whose network the pack lacks is left out."""
@@ -113,12 +119,13 @@ class TextOptimisation:
             logger.warning("editor %r: the pack has no identity network, so nothing but the latents holds back the person", name)
         return cls(name, generator=pack.generator(), clip=pack.clip(), kept=kept, settings=settings)
 
-    def edit(self, state: GeneratorState, reconstruction_BCHW: Tensor, instruction: Instruction) -> GeneratorState:
+    def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with optimised latents; offsets stay. Raises ValueError when the text is longer than CLIP reads."""
+        state = inversion.state
         progress = Progress(self.on_step, pictures=len(state), steps=self.settings.steps)
         with gradients():
             target_1E = self.clip.embed_texts([instruction.target]).detach().clone()
-            pictures = reconstruction_BCHW.detach().clone().clamp(-1, 1)
+            pictures = inversion.made_BCHW.detach().clone().clamp(-1, 1)
             n = self.settings.lockstep
             found = [
                 self._group(state.slice(first, first + n), pictures[first : first + n], target_1E, progress=progress, first=first)

@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from models.editors import Editor
+from models.inversion import Inversion
 from models.inverters import Inverter
 from models.pack import Pack
 from pipeline.edit import edit
 from pipeline.feed import Ready
 from pipeline.frechet import Moments, ShardMoments
 from pipeline.images import ImageHWC
-from pipeline.invert import Inversion, invert, to_pixels, to_tensor
+from pipeline.invert import invert, to_pixels, to_tensor
 from pipeline.manifest import INVERSION, Cell, Edited, Method, Row, edit_row, inversion_row, scores_of
 from pipeline.sample import FailedSample, SampleFailure
 from pipeline.score import Scorer, SourceFeatures
@@ -139,7 +140,7 @@ def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
     aligned_BCHW = to_tensor([ready.aligned_HWC for ready in batch], device=methods.device)
     with _at("invert"):
         inversion = invert(methods.inverter, generator, aligned_BCHW)
-        inverted = _finite_pixels(inversion.image_BCHW, "invert", "the inversion")
+        inverted = _finite_pixels(inversion.made_BCHW, "invert", "the inversion")
     with _at("score"):
         source = scorer.source(aligned_BCHW, to_tensor(inverted, device=methods.device))
         moments = _begun(source, wish)

@@ -6,30 +6,21 @@ Shapes: B pictures, H/W size, C = 3. Pixels are uint8 HWC on disk and float RGB 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.inversion import Inversion
 from models.inverters import Inverter
-from models.state import GeneratorState
 from models.stylegan2 import Generator
 from pipeline.images import ImageHWC
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Inversion:
-    """A batch of states with the pictures that the generator makes of them; both are computed once per picture."""
-
-    state: GeneratorState
-    image_BCHW: Tensor
 
 
 def invert(inverter: Inverter, generator: Generator, image_BCHW: Tensor) -> Inversion:
     """Find the states of a batch of aligned pictures (RGB in [-1, 1])."""
     state = inverter.invert(image_BCHW)
-    return Inversion(state=state, image_BCHW=generator(state))
+    return Inversion(aligned_BCHW=image_BCHW, state=state, made_BCHW=generator(state))
 
 
 def to_tensor(images: Sequence[ImageHWC], *, device: str | torch.device) -> Tensor:

@@ -127,7 +127,7 @@ def _check_networks(config: EditConfig, info: PackInfo) -> None:
 
 def _check_expectations(instructions: Sequence[Instruction], info: PackInfo, *, editor: str) -> None:
     for instruction in instructions:
-        wrong = problem(editor, instruction)
+        wrong = problem(info, editor, instruction)
         if wrong:
             raise InstructionError(wrong)
     if "attributes" not in info.networks:

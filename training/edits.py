@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from models.clip import ClipModel
-from models.hypereditor import HyperEditor
+from models.editors import Editor
 from models.instruction import Instruction
+from models.inversion import Inversion
 from models.inverters import Inverter
 from models.losses import directional_clip_loss
 from models.pack import Pack
 from models.perception import AttributeNet, IdentityNet
-from models.state import scale_offsets
+from models.state import GeneratorState
 from models.stylegan2 import Generator
 from pipeline.attributes import DECISION, AttributeJudge
 from portraits import ATTRIBUTE_NAMES, Parameters, sample_parameters
@@ -54,6 +55,12 @@ class Inversions:
     latents_NLD: Tensor
     reconstructions: Tensor
 
+    def batch(self, rows: Tensor, *, device: torch.device) -> Inversion:
+        """Return some of them as an editor takes them."""
+        state = GeneratorState(latents_BLD=self.latents_NLD[rows].to(device))
+        aligned, made = (to_float(bank[rows]).to(device) for bank in (self.pictures, self.reconstructions))
+        return Inversion(aligned_BCHW=aligned, state=state, made_BCHW=made)
+
 
 @torch.no_grad()
 def invert(p: Parameters, judges: Judges, *, seed: int) -> Inversions:
@@ -77,7 +84,7 @@ def eligible(instruction: Instruction, p: Parameters) -> Tensor:
 
 @torch.no_grad()
 def measure(
-    net: HyperEditor, *, judges: Judges, instructions: Sequence[Instruction], pictures: int = 200, seed: int
+    editor: Editor, *, judges: Judges, instructions: Sequence[Instruction], pictures: int = 200, seed: int
 ) -> dict[str, dict[str, float]]:
     """Measure every instruction on rendered portraits that do not show it yet: success, same person, collateral changes."""
     assert judges.attributes is not None
@@ -88,8 +95,7 @@ def measure(
     result: dict[str, dict[str, float]] = {}
     for instruction, wanted in zip(instructions, chosen, strict=True):
         rows = torch.searchsorted(used, wanted)
-        direction = judges.clip.embed_texts([instruction.target]) - judges.clip.embed_texts([instruction.source])
-        totals = [_judge(net, judges, data, part, direction, instruction) for part in rows.split(50)]
+        totals = [_judge(editor, judges, data, part, instruction) for part in rows.split(50)]
         names = [
             "success",
             "same_person",
@@ -105,12 +111,12 @@ def measure(
     return result
 
 
-def _judge(net: HyperEditor, judges: Judges, data: Inversions, rows: Tensor, direction: Tensor, instruction: Instruction) -> Tensor:
+def _judge(editor: Editor, judges: Judges, data: Inversions, rows: Tensor, instruction: Instruction) -> Tensor:
     assert judges.attributes is not None
-    device = device_of(net)
-    before = to_float(data.pictures[rows]).to(device)
-    offsets = scale_offsets(net.factors(to_float(data.reconstructions[rows]).to(device), direction), instruction.strength)
-    edited = judges.generator.synthesis(data.latents_NLD[rows].to(device), offsets).clamp(-1, 1)
+    device = device_of(judges.generator)
+    inversion = data.batch(rows, device=device)
+    before = inversion.aligned_BCHW
+    edited = judges.generator(editor.edit(inversion, instruction)).clamp(-1, 1)
     same = (judges.identity(edited) * judges.identity(before)).sum(1)
     said, was = judges.attributes.probabilities(edited), judges.attributes.probabilities(before)
     names = judges.attributes.names
@@ -138,20 +144,20 @@ def summary(detail: dict[str, dict[str, float]]) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_pictures(
-    net: HyperEditor, bank: Tensor, latents_NLD: Tensor, *, judges: Judges, instructions: Sequence[Instruction]
+    editor: Editor, bank: Tensor, latents_NLD: Tensor, *, judges: Judges, instructions: Sequence[Instruction]
 ) -> dict[str, float]:
     """Return what can be said without truth, means over stored pictures (N, 3, H, W) and instructions.
 
     `direction`: cosine of picture and text directions; `identity`: similarity to the picture before; `same_person`: its rate.
     """
-    device, totals = device_of(net), list[Tensor]()
+    device, totals = device_of(judges.generator), list[Tensor]()
     for instruction in instructions:
         direction = judges.clip.embed_texts([instruction.target]) - judges.clip.embed_texts([instruction.source])
         for rows in torch.arange(len(bank)).split(50):
             before, w = to_float(bank[rows]).to(device), latents_NLD[rows].to(device)
             made = judges.generator.synthesis(w)
-            offsets = scale_offsets(net.factors(made, direction), instruction.strength)
-            edited = judges.generator.synthesis(w, offsets).clamp(-1, 1)
+            inversion = Inversion(aligned_BCHW=before, state=GeneratorState(latents_BLD=w), made_BCHW=made)
+            edited = judges.generator(editor.edit(inversion, instruction)).clamp(-1, 1)
             towards = 1 - directional_clip_loss(judges.clip.embed_images(edited), judges.clip.embed_images(made), direction)
             same = (judges.identity(edited) * judges.identity(before)).sum(1)
             totals.append(torch.stack([towards, same, (same > judges.threshold).float()], 1))

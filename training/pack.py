@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.pack import Pack, add_file, start_pack
 from pipeline.lock import WORK
@@ -274,11 +273,11 @@ def compare_strengths(pack: Pack, instructions: Sequence[Instruction], *, pictur
 
     The best strength is that where most attribute edits succeed on what is still the same person.
     """
-    judges, net = Judges.of(pack), pack.network("hypereditor", HyperEditor)
+    judges, editor = Judges.of(pack), pack.editor("hypereditor")
 
     def at(strength: float, seed: int) -> dict[str, float]:
         scaled = [replace(instruction, strength=strength) for instruction in instructions]
-        return summary(measure(net, judges=judges, instructions=scaled, pictures=pictures, seed=seed))
+        return summary(measure(editor, judges=judges, instructions=scaled, pictures=pictures, seed=seed))
 
     validation = {str(strength): at(strength, VALIDATION + 7) for strength in ABLATION_STRENGTHS}
     best = max(ABLATION_STRENGTHS, key=lambda strength: validation[str(strength)]["success_same_person"])

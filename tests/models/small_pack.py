@@ -6,14 +6,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models.clip import ClipModel
 from models.encoders import Encoder4Editing, PspEncoder, WEncoder
 from models.hypereditor import HyperEditor
 from models.hyperstyle import HyperStyle
+from models.inversion import Inversion
 from models.pack import start_pack, write_network
 from models.perception import AttributeNet, IdentityNet, LandmarkNet
 from models.restyle import ReStyleEncoder
+from models.state import GeneratorState
 from models.stylegan2 import Generator
 
 SIZE = 64
@@ -62,6 +65,11 @@ CLASSES = {
     "attributes": AttributeNet,
     "landmarks": LandmarkNet,
 }
+
+
+def inverted(state: GeneratorState, made_BCHW: Tensor) -> Inversion:
+    """Return what editors take, with the generator's own picture as the aligned one."""
+    return Inversion(aligned_BCHW=made_BCHW, state=state, made_BCHW=made_BCHW)
 
 
 def write_small_pack(folder: str | Path, seed: int = 0, *, without: Collection[str] = ()) -> Path:

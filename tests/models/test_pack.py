@@ -17,7 +17,7 @@ from models.pack import Pack, PackError, add_file, start_pack, write_network, wr
 from models.pack_format import CACHE_VARIABLE
 from models.state import dense
 from models.stylegan2 import Generator
-from tests.models.small_pack import CONFIGS, write_small_pack
+from tests.models.small_pack import CONFIGS, inverted, write_small_pack
 
 SMILE = Instruction(name="smile", source="face", target="smiling face")
 
@@ -83,7 +83,7 @@ def test_inverters_add_the_mean_latent_and_editors_change_the_picture(original: 
         assert torch.allclose(state.latents_BLD, residual + pack.mean_latent())
     reconstruction = pack.generator()(state)
     editor = pack.editor()
-    edited = editor.edit(state, reconstruction, SMILE)
+    edited = editor.edit(inverted(state, reconstruction), SMILE)
     assert set(edited.offsets) == {0, 2, 3, 5, 6, 8, 9, 11, 12}
     assert torch.equal(edited.latents_BLD, state.latents_BLD)
     assert not torch.equal(pack.generator()(edited), reconstruction)
@@ -95,12 +95,12 @@ def test_strength_scales_an_edit_and_an_edit_keeps_the_offsets_of_the_inversion(
     state = pack.inverter().invert(torch.rand(2, 3, 64, 64) * 2 - 1)
     reconstruction = pack.generator()(state)
     full, half, none = (
-        pack.editor().edit(state, reconstruction, Instruction(name="s", source="face", target="smiling face", strength=s))
+        pack.editor().edit(inverted(state, reconstruction), Instruction(name="s", source="face", target="smiling face", strength=s))
         for s in (1.0, 0.5, 0.0)
     )
     assert all(torch.allclose(dense(half.offsets[i]), dense(full.offsets[i]) * 0.5) for i in full.offsets)
     assert torch.allclose(pack.generator()(none), reconstruction, atol=1e-5)
-    twice = pack.editor().edit(full, reconstruction, SMILE)
+    twice = pack.editor().edit(inverted(full, reconstruction), SMILE)
     assert all(torch.allclose(dense(twice.offsets[i]), (1 + dense(full.offsets[i])) ** 2 - 1, atol=1e-6) for i in full.offsets)
 
 

@@ -15,7 +15,7 @@ from models.losses.clip import global_clip_loss
 from models.optimisation import Stepwise
 from models.pack import Pack, PackError
 from models.state import GeneratorState
-from tests.models.small_pack import write_small_pack
+from tests.models.small_pack import inverted, write_small_pack
 
 torch.set_num_threads(1)
 SMILE = Instruction(name="smile", source="a face", target="a smiling face", expects={"smile": True})
@@ -41,7 +41,7 @@ EDITORS: dict[str, Editor] = {}
 def edited(pack: Pack, name: str, state: GeneratorState, instruction: Instruction, **settings: object) -> GeneratorState:
     editor = EDITORS.setdefault(f"{name} {settings}", pack.editor(name, settings))
     with torch.no_grad():
-        return editor.edit(state, pack.generator()(state), instruction)
+        return editor.edit(inverted(state, pack.generator()(state)), instruction)
 
 
 def settings_for(name: str) -> dict[str, object]:
@@ -87,7 +87,7 @@ def test_progress_is_told(pack: Pack, state: GeneratorState) -> None:
     assert isinstance(editor, Stepwise)
     calls: list[tuple[int, int]] = []
     editor.on_step = lambda done, total, losses: calls.append((done, total))
-    editor.edit(state, pack.generator()(state), SMILE)
+    editor.edit(inverted(state, pack.generator()(state)), SMILE)
     assert calls[0] == (3, 18) and calls[-1] == (18, 18)
 
 
@@ -140,7 +140,8 @@ def test_what_cannot_work_is_named(pack: Pack, state: GeneratorState) -> None:
         with pytest.raises(PackError, match=words):
             pack.editor(name, settings)
     mute = replace(SMILE, expects={})
-    assert problem("sefa", mute) is not None and problem("sefa", SMILE) is None and problem("hypereditor", mute) is None
+    assert problem(pack.info, "sefa", mute) is not None and problem(pack.info, "sefa", SMILE) is None
+    assert problem(pack.info, "hypereditor", mute) is None
     with pytest.raises(ValueError, match="sefa needs `expects`"):
         edited(pack, "sefa", state, mute)
     with pytest.raises(ValueError, match="no attribute 'wings'; the pack's classifier knows"):

@@ -17,6 +17,7 @@ import torch
 from pytorch_optimizer import Ranger
 from torch import Tensor
 
+from models.editors import Editor, HyperEditorEditor
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.losses import directional_clip_loss, global_clip_loss, identity_loss, l2_loss
@@ -207,11 +208,15 @@ class HyperEditorObjective(Objective[Batch]):
         if pictures is not None:
             rows = self.setting.rows.unseen(split)
             return measure_pictures(
-                self.net, pictures.pictures(rows), pictures.latents(rows), judges=self.judges, instructions=self.instructions
+                self.editor(), pictures.pictures(rows), pictures.latents(rows), judges=self.judges, instructions=self.instructions
             )
         count = self.config.measured if split == "held_out" else min(50, self.config.measured)
-        self._detail = measure(self.net, judges=self.judges, instructions=self.instructions, pictures=count, seed=SEEDS[split] + 7)
+        self._detail = measure(self.editor(), judges=self.judges, instructions=self.instructions, pictures=count, seed=SEEDS[split] + 7)
         return summary(self._detail)
+
+    def editor(self) -> Editor:
+        """Return the editor that `net` makes."""
+        return HyperEditorEditor("hypereditor", self.net, clip=self.judges.clip)
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """Return success on what is still the same person; without truth, direction and identity."""
