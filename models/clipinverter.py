@@ -18,6 +18,7 @@ from models.stylegan2 import check_channels, layer_table
 GROUPS = 32
 RELEASED_SHARE = 0.9  # of a lambda that the released generator blends in
 FIRST_LAMBDA = 0.05
+RESIDUAL = 0.1
 LEVELS = ("fine", "medium", "coarse")
 """From the finest feature map (after the second stage of e4e's trunk) to the deepest."""
 
@@ -54,14 +55,17 @@ class _Level(nn.Module):
 class CLIPAdapter(nn.Module):
     """Replace e4e's feature maps by text-modulated ones.
 
-    `widths` are the channels of the maps, finest first; `levels` names those that are modulated (the others pass). Raises ValueError
+    `widths` are the channels of the maps, finest first; `levels` names those that are modulated (the others pass); `residual` is the share
+    of the codes of the modulated maps that an edit adds to the latents. Raises ValueError
     for an unknown level or widths that do not divide into groups.
     """
 
     def __init__(
-        self, *, widths: Sequence[int] = (128, 256, 512), text_dim: int = 512, groups: int = GROUPS, levels: Sequence[str] = LEVELS
-    ) -> None:
+        self, *, widths: Sequence[int] = (128, 256, 512), text_dim: int = 512, groups: int = GROUPS, levels: Sequence[str] = LEVELS,
+        residual: float = RESIDUAL,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.residual = residual
         unknown = sorted(set(levels) - set(LEVELS))
         if unknown or len(widths) != len(LEVELS):
             names = ", ".join(LEVELS)

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from models.instruction import Instruction
 from models.pack_format import PackInfo
 
-NETWORK_KINDS = ("hypereditor",)
+NETWORK_KINDS = ("hypereditor", "styleclip_mapper", "hairclip", "nada", "deltaedit", "style_relevance")
 """Kinds of networks that each are an editor, under the network's own name."""
 METHODS: Mapping[str, frozenset[str]] = {
+    "clipinverter": frozenset({"generator", "clip", "e4e", "clip_adapter"}),
     "styleclip_optimisation": frozenset({"generator", "clip"}),
     "tedigan": frozenset({"generator", "clip"}),
+    "stylemc": frozenset({"generator", "clip"}),
     "interfacegan": frozenset({"generator", "attributes"}),
     "ganspace": frozenset({"generator", "attributes"}),
     "sefa": frozenset({"generator", "attributes"}),
@@ -21,7 +23,7 @@ ATTRIBUTE_EDITORS = ("interfacegan", "ganspace", "sefa")
 """Those that move latents along the direction of an attribute: they follow an instruction's `expects`, not its texts."""
 TEXT_OPTIMISERS = ("styleclip_optimisation", "tedigan")
 """Those that optimise latents for every picture and text."""
-TEXT_LISTS: tuple[str, ...] = ()
+TEXT_LISTS = ("styleclip_mapper", "nada")
 """Kinds that know the texts that they were trained on and no others; their config lists them as `texts`."""
 
 

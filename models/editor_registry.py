@@ -20,11 +20,18 @@ if TYPE_CHECKING:
 # Imported when used: the optimisers take LPIPS along.
 BY_KIND: Mapping[str, str] = {
     "hypereditor": "models.editors:HyperEditorEditor",
+    "styleclip_mapper": "models.mapper_editors:MapperEditor",
+    "hairclip": "models.mapper_editors:HairClipEditor",
+    "nada": "models.nada:NadaEditor",
+    "deltaedit": "models.deltaedit:DeltaEditEditor",
+    "style_relevance": "models.global_directions:GlobalDirectionEditor",
 }
 """Kind of a network -> the class of the editor that it is."""
 BY_NAME: Mapping[str, str] = {
+    "clipinverter": "models.clipinverter_editor:ClipInverterEditor",
     "styleclip_optimisation": "models.text_optimisation:TextOptimisation",
     "tedigan": "models.text_optimisation:TextOptimisation",
+    "stylemc": "models.stylemc:StyleMcEditor",
     "interfacegan": "models.direction_editor:AttributeEditor",
     "ganspace": "models.direction_editor:AttributeEditor",
     "sefa": "models.direction_editor:AttributeEditor",

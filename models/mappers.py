@@ -84,6 +84,30 @@ class LevelsMapper(nn.Module):
         return torch.cat(changes, dim=1)
 
 
+class MapperSet(nn.Module):
+    """One mapper of levels for each of several target texts, trained beside one another (StyleCLIP trains one per text)."""
+
+    def __init__(self, *, texts: Sequence[str], style_dim: int = 512, levels: Sequence[str] = LEVELS) -> None:
+        super().__init__()
+        if not texts or len(set(texts)) != len(texts):
+            raise ValueError(f"mapper set: expected texts that differ, found {list(texts)}")
+        self.texts = tuple(texts)
+        self.mappers = nn.ModuleList(LevelsMapper(style_dim=style_dim, levels=levels) for _ in texts)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> Self:
+        """Build from the constructor arguments that a pack stores."""
+        return cls(**config)  # type: ignore[arg-type]
+
+    def forward(self, latents_BLD: Tensor, which_B: Tensor) -> Tensor:
+        """Return the change (B, L, D) of each sample's latents by the mapper of its text, an index into `texts`."""
+        change = torch.zeros_like(latents_BLD)
+        for which in which_B.unique().tolist():
+            rows = (which_B == which).nonzero().flatten()
+            change = change.index_copy(0, rows, self.mappers[which](latents_BLD[rows]).to(change.dtype))
+        return change
+
+
 class StyleSpaceMapper(nn.Module):
     """A mapper for the style of every convolution; `rgb` names the output indices that have none, toRGB in the release.
 

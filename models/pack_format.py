@@ -41,6 +41,11 @@ KINDS: Mapping[str, str] = {
     "levels_mapper": "models.mappers:LevelsMapper",
     "single_mapper": "models.mappers:SingleMapper",
     "style_space_mapper": "models.mappers:StyleSpaceMapper",
+    "styleclip_mapper": "models.mappers:MapperSet",
+    "hairclip": "models.hairclip:HairClipMapper",
+    "nada": "models.nada:NadaOffsets",
+    "deltaedit": "models.deltaedit:DeltaMapper",
+    "style_relevance": "models.global_directions:StyleRelevance",
 }
 
 

@@ -1,0 +1,84 @@
+"""CLIPInverter as an editor: the picture's feature maps, modulated by a text, move its latents; the remapper corrects those.
+
+Shape legend: B batch, L latent slots, D style width, E embedding, N convolutions of the generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from models.clipinverter import CLIPAdapter, CLIPRemapper
+from models.encoders import Encoder4Editing
+from models.instruction import Instruction
+from models.inversion import Inversion
+from models.inverters import pooled
+from models.state import GeneratorState
+
+if TYPE_CHECKING:
+    from models.clip import ClipModel
+    from models.pack import Pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipInverterSettings:
+    """Settings of clipinverter: `adapter` and `remapper` may each be left out, as the paper's ablations do."""
+
+    adapter: bool = True
+    remapper: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.adapter and not self.remapper:
+            raise ValueError("adapter and remapper are both false, so that nothing would be edited: leave one of them on")
+
+
+def edited_latents(
+    image_BCHW: Tensor, latents_BLD: Tensor, text_BE: Tensor, *, encoder: Encoder4Editing, adapter: CLIPAdapter | None
+) -> Tensor:
+    """Return latents moved by a share of the codes of the modulated maps (CLIPInverter eq. 1); unmoved without an adapter.
+
+    `image_BCHW` has the encoder's input size; `text_BE` is a raw CLIP embedding, one row per sample.
+    """
+    if adapter is None:
+        return latents_BLD
+    with torch.no_grad():
+        maps = encoder.maps(image_BCHW)
+    return latents_BLD + adapter.residual * encoder.codes(adapter(maps, text_BE))
+
+
+class ClipInverterEditor:
+    """Edit by the target text (CLIPInverter section 3); strength walks from the given latents to the edited ones."""
+
+    Settings = ClipInverterSettings
+
+    def __init__(
+        self, name: str, *, encoder: Encoder4Editing, adapter: CLIPAdapter | None, remapper: CLIPRemapper | None, clip: ClipModel
+    ) -> None:
+        self.name = name
+        self.encoder, self.adapter, self.remapper, self.clip = encoder, adapter, remapper, clip
+
+    @classmethod
+    def of(cls, name: str, pack: Pack, settings: ClipInverterSettings) -> Self:
+        """Return the editor on a pack's networks; one without a remapper edits by the adapter alone."""
+        remapped = settings.remapper and "clip_remapper" in pack.info.networks
+        return cls(
+            name, encoder=pack.network("e4e", Encoder4Editing), clip=pack.clip(),
+            adapter=pack.network("clip_adapter", CLIPAdapter) if settings.adapter else None,
+            remapper=pack.network("clip_remapper", CLIPRemapper) if remapped else None,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
+        """Return the state with moved latents, one per convolution after the released remapper. Raises ValueError for too long a text."""
+        image = pooled(inversion.aligned_BCHW, self.encoder.input_size)
+        before = inversion.state.latents_BLD
+        text = self.clip.embed_texts([instruction.target]).to(before).expand(len(before), -1)
+        after = edited_latents(image, before, text, encoder=self.encoder, adapter=self.adapter)
+        if self.remapper is not None:
+            after = self.remapper(after, text)
+            if self.remapper.variant == "released":
+                before = torch.stack([before[:, layer.latent] for layer in self.remapper.layers], 1)
+        return replace(inversion.state, latents_BLD=before + instruction.strength * (after - before))

@@ -1,0 +1,56 @@
+"""Train CLIPInverter's second stage: the CLIPRemapper behind the adapter of the first, which stays as it is (training/clipinverter.py).
+
+Identity weighs 0.5, the distance to the mean latent nothing, and pictures are compared with those without the remapper too, as released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from models.clipinverter import CLIPAdapter, CLIPRemapper
+from training.clipinverter import ClipInverterConfig, ClipInverterObjective, Frozen
+from training.objective import Kind, Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemapperConfig(ClipInverterConfig):
+    """Settings of the second stage."""
+
+    phases: tuple[tuple[int, float], ...] = ((2000, 1.0),)
+    identity: float = 0.5
+    mean_latent: float = 0.0
+    variant: Literal["released", "paper"] = "paper"
+    adapter: bool = True
+    """Whether an adapter stands before the remapper; without one, as an ablation does, it is all that edits."""
+    seed: int = 98
+
+
+class RemapperObjective(ClipInverterObjective):
+    """The remapper behind a frozen adapter."""
+
+    def __init__(self, config: RemapperConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.shape = config
+        self.frozen = Frozen.of(setting.needed(self.what), adapter=config.adapter)
+        torch.manual_seed(config.seed)
+        self.net: CLIPRemapper = CLIPRemapper.from_config(self.network_config())
+
+    def networks(self) -> tuple[CLIPAdapter | None, CLIPRemapper | None]:
+        """Return the adapter as it is and the remapper in training."""
+        return self.frozen.adapter, self.net
+
+    def network_config(self) -> Mapping[str, object]:
+        """Return the remapper's widths."""
+        generator = self.judges.generator
+        shape = {"size": generator.size, "channels": generator.channels, "style_dim": generator.style_dim, "variant": self.shape.variant}
+        return shape | dict(self.extra_config())
+
+
+KIND = Kind(
+    config=RemapperConfig, objective=RemapperObjective, network="clip_remapper", summary="correction of edited latents (CLIPInverter)",
+    needs=("generator", "clip", "identity", "e4e"), bound_to=("generator", "clip", "e4e"),
+)  # fmt: skip
