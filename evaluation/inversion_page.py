@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation.domain_adaptation import Adapted
+from evaluation.drawing import new_figure, plotted, png, slug
 from evaluation.inversion_ablations import ABLATIONS
 from evaluation.inversion_suite import Numbers
 from pipeline.invert import to_pixels
@@ -80,11 +79,6 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     return paths
 
 
-def slug(name: str) -> str:
-    """Return a name as a part of a file's."""
-    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
-
-
 def best(rows: Mapping[str, Numbers]) -> dict[str, str]:
     """Return the best method of every measure."""
     return {
@@ -105,12 +99,12 @@ def sheet(wanted_NCHW: Tensor, reconstructions: Mapping[str, Tensor], *, scale: 
         for row in range(rows):
             picture = Image.fromarray(pixels[row]).resize((side, side), Image.Resampling.NEAREST)
             canvas.paste(picture, (place * (side + gap), row * (side + gap)))
-    return _png(canvas)
+    return png(canvas)
 
 
 def trade_off(rows: Mapping[str, Numbers]) -> bytes:
     """Return a PNG of identity similarity (MS-SSIM in a pack without an identity network) against seconds per picture."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     measure = "identity" if all("identity" in numbers for numbers in rows.values()) else "ms_ssim"
     for label, numbers in rows.items():
         axes.errorbar(numbers["seconds"], numbers[measure], yerr=numbers.get(f"{measure}_se", 0.0), fmt="o", markersize=7)
@@ -118,38 +112,16 @@ def trade_off(rows: Mapping[str, Numbers]) -> bytes:
     axes.set_xscale("log")
     axes.set_xlabel("seconds per picture (log)")
     axes.set_ylabel("identity similarity" if measure == "identity" else "MS-SSIM")
-    return _plotted(figure)
+    return plotted(figure)
 
 
 def editability(attribute: str, curves: Mapping[str, Sequence[Numbers]]) -> bytes:
     """Return a PNG of identity similarity against the measured change of an attribute (HyperStyle Figure 6)."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for label, curve in curves.items():
         points = sorted((point["change"], point["identity"]) for point in curve)
         axes.plot([change for change, _ in points], [same for _, same in points], marker="o", markersize=4, label=label)
     axes.set_xlabel(f"change of the probability of {attribute}")
     axes.set_ylabel("identity similarity to the input")
     axes.legend(frameon=False, fontsize=9)
-    return _plotted(figure)
-
-
-def _figure():  # type: ignore[no-untyped-def]
-    from matplotlib.figure import Figure  # imported here: it takes a second
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def _plotted(figure) -> bytes:  # type: ignore[no-untyped-def]
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return plotted(figure)

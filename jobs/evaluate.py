@@ -2,10 +2,12 @@
 
     python jobs/evaluate.py --suite pack --pack packs/portraits64
     python jobs/evaluate.py --suite inversion --output out/inversion
+    python jobs/evaluate.py --suite editing --methods configs/evaluate/editing.yaml --output out/editing
     python jobs/evaluate.py --suite strengths --instructions configs/instructions/portraits.yaml
 
 `pack`: landmarks, attribute classifier, inversion and editing on raw portraits of people that no network was trained on. `inversion`: all
 inverters of the pack on such portraits, with times, plots and what can be edited after, as a page in `--output` and an MLflow run.
+`editing`: the rows of `--methods`, an editor on an inverter each, in the layout of the papers' tables, as such a page and run.
 `strengths`: how strongly each instruction should be applied, chosen on people that no other suite measures on. The last thing printed is
 the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. Exit codes: 0 done, 2 wrong arguments.
 """
@@ -13,7 +15,6 @@ the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,15 +24,18 @@ from typing import Literal
 import jsonargparse
 import torch
 
-from evaluation import inversion_run, inversion_suite, new_pack, pack_suite, strengths
+from evaluation import editing_run, editing_suite, inversion_run, inversion_suite, new_pack, pack_suite, strengths
+from evaluation.editing_plan import load_plan
+from evaluation.run_tracking import editing_metrics, inversion_metrics, tracked
 from models.editor_names import problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
-from pipeline.config import ConfigError, TrackingConfig
+from pipeline.config import ConfigError
 from pipeline.registry import resolve_pack
-from pipeline.training_run import end_run, open_run
 
-SUITES = (pack_suite.NAME, inversion_suite.NAME, strengths.NAME)
+SUITES = (pack_suite.NAME, inversion_suite.NAME, editing_suite.NAME, strengths.NAME)
+WITH_PAGE = (inversion_suite.NAME, editing_suite.NAME)
+PICTURES = 200
 SHIPPED = "configs/instructions/portraits.yaml"
 
 
@@ -40,18 +44,20 @@ class Options:
     """What to measure.
 
     Args:
-        suite: One of: pack, inversion, strengths.
+        suite: One of: pack, inversion, editing, strengths.
         pack: Folder or URL of the pack, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry.
-        tracking_uri: MLflow server or database with that registry and for the runs of suite inversion; by default MLFLOW_TRACKING_URI.
+        tracking_uri: MLflow server or database with that registry and for the runs of suites inversion and editing; by default
+            MLFLOW_TRACKING_URI.
         instructions: YAML file of the instructions to measure; by default those of the pack, with the strengths chosen for it,
             or else configs/instructions/portraits.yaml.
-        pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion. For suite strengths: validation portraits
-            of each instruction, by default 150.
-        edits: Held-out portraits per instruction.
+        methods: YAML file of the rows of suite editing.
+        pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion. Portraits of each instruction in suite
+            editing, by default 200, and, from validation, in suite strengths, by default 150.
+        edits: Held-out portraits per instruction in suite pack.
         inverter: Inverter to measure in suite pack.
         inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
         inverter_settings: Settings of inverters in suite inversion, by their name or NAME+LABEL.
-        optimised: Held-out portraits for inverters that optimise for every picture.
+        optimised: Held-out portraits for inverters, and in suite editing for editors, that optimise for every picture.
         input: Shards whose pictures suite inversion inverts in place of rendered portraits: aligned ones where they hold such, else the
             centred square.
         attribute: Attribute whose change the editability curves of suite inversion are drawn over.
@@ -64,13 +70,14 @@ class Options:
         editor: Editor to measure.
         device: Where the networks run: auto, cpu or cuda; auto takes a GPU where there is one. The figures name it.
         threads: Threads of torch.
-        output: JSON file, or folder for the page of suite inversion.
+        output: JSON file, or folder for the page of suites inversion and editing.
     """
 
     suite: str = pack_suite.NAME
     pack: str = "packs/portraits64"
     tracking_uri: str | None = None
     instructions: str | None = None
+    methods: str = "configs/evaluate/editing.yaml"
     pictures: int | None = None
     edits: int = pack_suite.EDITS
     inverter: str = "e4e"
@@ -102,6 +109,8 @@ def evaluate(options: Options) -> dict[str, object]:
     head = {"suite": options.suite, "pack": pack.sha256, "device": device_name(pack.device)}
     if options.suite == inversion_suite.NAME:
         return _inversion(pack, options, head)
+    if options.suite == editing_suite.NAME:
+        return _editing(pack, options, head)
     if options.suite == strengths.NAME:
         chosen = strengths.choose(
             pack, instructions_for(pack, options), say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
@@ -146,33 +155,26 @@ def _inversion(pack: Pack, options: Options, head: Mapping[str, object]) -> dict
         variants=options.variants, adapted=options.adapted, adapted_text=options.adapted_text,
     )  # fmt: skip
     folder = options.output or Path("out/inversion")
-    tracking = TrackingConfig(uri=options.tracking_uri, experiment="evaluate")
-    params: Mapping[str, object] = {**head, **asdict(plan)}
-    run = open_run(tracking, output=str(folder.resolve()), name=f"inversion {pack.info.name}", params=params, tags={})
-    try:
-        figures, files = inversion_run.measure(pack, plan, folder, say=say)
-    except BaseException as error:
-        end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
-        raise
-    end_run(run, status="FINISHED", metrics=metrics_of(figures), artifacts=[str(path.resolve()) for path in files])
+    figures, files = tracked(
+        lambda: inversion_run.measure(pack, plan, folder, say=say), uri=options.tracking_uri, folder=folder,
+        name=f"inversion {pack.info.name}", params={**head, **asdict(plan)}, metrics=inversion_metrics,
+    )  # fmt: skip
     return {**head, **figures, "page": str(files[0])}
 
 
-def metrics_of(figures: Mapping[str, object]) -> dict[str, float]:
-    """Return the figures of suite inversion as metrics: those of the table by METHOD/MEASURE, the others below their part's name."""
-    found: dict[str, float] = {}
-
-    def add(name: str, value: object) -> None:
-        if isinstance(value, Mapping):
-            for key, one in value.items():
-                add(f"{name}/{key}" if name else str(key), one)
-        elif isinstance(value, int | float):
-            found[re.sub(r"[^\w/. -]", "_", name)] = float(value)
-
-    for part in ("drift", "equal_change", "ablations", "adapted"):
-        add(part, figures[part])
-    add("", figures["table"])
-    return found
+def _editing(pack: Pack, options: Options, head: Mapping[str, object]) -> dict[str, object]:
+    """Run the suite, leave the page in the output folder and record both in MLflow."""
+    plan = load_plan(
+        options.methods, instructions=instructions_for(pack, options), pictures=options.pictures or PICTURES, optimised=options.optimised,
+        device=str(head["device"]),
+    )  # fmt: skip
+    loaded = editing_run.ready(pack, plan, say=say)  # before there is a run: a wrong name is none
+    folder = options.output or Path("out/editing")
+    figures, files = tracked(
+        lambda: editing_run.measure(pack, plan, folder, say=say, loaded=loaded), uri=options.tracking_uri, folder=folder,
+        name=f"editing {pack.info.name}", params={**head, **asdict(plan)}, metrics=editing_metrics,
+    )  # fmt: skip
+    return {**head, **figures, "page": str(files[0])}
 
 
 def main() -> int:
@@ -188,7 +190,7 @@ def main() -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     text = json.dumps(result, indent=1)
-    if options.output is not None and options.suite != inversion_suite.NAME:
+    if options.output is not None and options.suite not in WITH_PAGE:
         options.output.write_text(text + "\n")
     print(text)
     return 0

@@ -120,13 +120,13 @@ class CLIPRemapper(nn.Module):
         each = [latents_BLD[:, layer.latent] for layer in self.layers]
         convs = [layer.index for layer in self.layers if layer.kind == "conv"][1:]
         for index, remap, share in zip(convs, self.affine_mlps, self.lambdas, strict=True):
-            each[index] = torch.lerp(each[index], remap(text_BE), RELEASED_SHARE * share)
+            each[index] = torch.lerp(each[index], remap(text_BE).to(each[index]), (RELEASED_SHARE * share).to(each[index]))
         return torch.stack(each, dim=1)
 
     def _paper(self, latents_BLD: Tensor, text_BE: Tensor) -> Tensor:
         slots = list(latents_BLD.unbind(1))
         for slot, (remap, share) in enumerate(zip(self.affine_mlps, self.lambdas, strict=True), start=1):
-            blend = torch.lerp(slots[slot], remap(text_BE), share)
+            blend = torch.lerp(slots[slot], remap(text_BE).to(slots[slot]), share.to(slots[slot]))
             slots[slot] = blend * (slots[slot].norm(dim=1, keepdim=True) / (blend.norm(dim=1, keepdim=True) + EPSILON))
         return torch.stack(slots, dim=1)
 

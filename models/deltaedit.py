@@ -45,7 +45,10 @@ class _Level(nn.Module):
 def _maps(channels: int, width: int, *, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number in range(depth):
-        layers += [nn.Linear(width if number else channels, width), nn.LeakyReLU(SLOPE)]
+        linear = nn.Linear(width if number else channels, width)
+        nn.init.kaiming_normal_(linear.weight, a=SLOPE)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
 
 
@@ -53,8 +56,9 @@ class DeltaMapper(nn.Module):
     """Predict how styles change when the picture's CLIP embedding moves in a direction (DeltaEdit eq. 4).
 
     `size` and `channels` are the generator's; `mean_S` and `std_S` those of its styles. Differs: a level reads its styles as one vector,
-    since their widths differ below 512 channels; styles and changes are in standard deviations; the last map has no activation. Raises
-    ValueError.
+    since their widths differ below 512 channels; styles and changes are in standard deviations; the last map has no activation; and the
+    change is odd in the direction: whatever the other picture of a pair is, it is likelier to be an ordinary one, and a network that may
+    learn this makes everybody ordinary. Raises ValueError.
     """
 
     mean_S: Tensor
@@ -86,13 +90,16 @@ class DeltaMapper(nn.Module):
         return (styles_BS - self.mean_S) / self.std_S
 
     def forward(self, standard_BS: Tensor, source_BE: Tensor, delta_BE: Tensor) -> Tensor:
-        """Return the change (B, S) in standard deviations.
+        """Return the change (B, S) in standard deviations; that of the opposite direction is its negative, that of none is 0.
 
         `standard_BS` is what `standard` returned, `source_BE` the picture's CLIP embedding and `delta_BE` where it goes, both unit vectors.
         """
-        condition = torch.cat([source_BE, delta_BE], dim=1)
-        parts = standard_BS.split(list(self.widths.values()), dim=1)
-        return torch.cat([level(part, condition) for level, part in zip(self.levels.values(), parts, strict=True)], dim=1)
+        scale = self.text_dim**0.5  # inputs of about 1: what is smaller is lost beside the styles
+        ways = [scale * torch.cat([source_BE, sign * delta_BE], dim=1) for sign in (1, -1)]
+        parts = standard_BS.repeat(2, 1).split(list(self.widths.values()), dim=1)
+        both = [level(part, torch.cat(ways)) for level, part in zip(self.levels.values(), parts, strict=True)]
+        along, against = torch.cat(both, dim=1).chunk(2)
+        return (along - against) / 2
 
 
 def _level(layer: Layer) -> str:

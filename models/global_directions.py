@@ -113,8 +113,8 @@ class GlobalSettings:
     relevance stay. Differs: the release's threshold is absolute.
     """
 
-    alpha: float = 5.0
-    beta: float = 0.3
+    alpha: float = 2.5
+    beta: float = 0.4
 
     def __post_init__(self) -> None:
         if not self.alpha > 0 or not 0 <= self.beta <= 1:

@@ -36,7 +36,7 @@ class StyleMcSettings:
     batch: int = 8
     learning_rate: float = 0.05
     clip: float = 1.0
-    identity: float = 0.3
+    identity: float = 0.6
     l2: float = 0.0
     gain: float = 1.0
     """What the direction found is multiplied by."""

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from models.pack import Pack, dump_info, read_info, write_atomically
+from models.pack import Pack, dump_info, read_info, write_atomically, write_network
 from models.pack_format import INDEX, PackError, PackInfo
 from training.objective import kind_names, kind_of
 from training.pack_place import begin_beside, copy_network, put_in_place, settle
@@ -49,6 +50,26 @@ def merge(base: Path, taken: Mapping[str, Path], folder: Path) -> tuple[str, Seq
         raise
     put_in_place(folder)
     return sha256, left_out
+
+
+def add(base: Pack, folder: Path, *, name: str, module: nn.Module, config: Mapping[str, object], settings: Mapping[str, object]) -> str:
+    """Write a copy of a pack with one more network, in half precision, and how it was made; return its hash.
+
+    `folder` may be the pack's own. Raises PackError or OutputError, and then changes nothing.
+    """
+    new = begin_beside(folder)
+    try:
+        shutil.copytree(base.path, new)
+        write_network(new, name, module, config=config, dtype=torch.float16)
+        info = read_info(new)[0]
+        trained = {**_entries(info, "trained"), name: {"settings": dict(settings), "leans_on": base.sha256}}
+        write_atomically(new / INDEX, dump_info(replace(info, provenance={**info.provenance, "trained": trained})))
+        sha256 = Pack.load(new).sha256
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    put_in_place(folder)
+    return sha256
 
 
 def _foundations(base: Pack, sources: Mapping[str, Pack]) -> set[str]:

@@ -120,7 +120,7 @@ def test_the_component_found_is_the_one_along_which_the_label_rises(pack: Pack, 
 
 
 def test_names_are_those_that_the_packs_networks_allow(pack: Pack) -> None:
-    assert editor_names(pack.info) == ["hypereditor", *TEXT_OPTIMISERS, *ATTRIBUTE_EDITORS]
+    assert editor_names(pack.info) == ["hypereditor", *TEXT_OPTIMISERS, "stylemc", *ATTRIBUTE_EDITORS]
     networks = {name: entry for name, entry in pack.info.networks.items() if name not in ("clip", "attributes")}
     assert editor_names(replace(pack.info, networks=networks)) == ["hypereditor"]
 

@@ -14,8 +14,12 @@ from models.pack import Pack
 from training.group import Group
 from training.kinds.attributes import AttributesConfig
 from training.kinds.clip import ClipConfig
+from training.kinds.clip_adapter import AdapterConfig
+from training.kinds.clip_remapper import RemapperConfig
+from training.kinds.deltaedit import DeltaEditConfig
 from training.kinds.e4e import EncoderConfig
 from training.kinds.generator import GeneratorConfig
+from training.kinds.hairclip import HairClipConfig
 from training.kinds.hypereditor import HyperEditorConfig
 from training.kinds.hyperstyle import HyperStyleConfig
 from training.kinds.identity import IdentityConfig
@@ -26,6 +30,7 @@ from training.kinds.parser import ParserConfig
 from training.kinds.psp import PspConfig
 from training.kinds.restyle_e4e import ReStyleConfig
 from training.kinds.restyle_psp import ReStylePspConfig
+from training.kinds.styleclip_mapper import MapperConfig
 from training.kinds.w_encoder import WEncoderConfig
 from training.loop import LoopConfig
 from training.objective import Objective, Setting, build_objective, kind_of
@@ -36,8 +41,12 @@ PACK = Path(__file__).resolve().parents[2] / "packs" / "portraits64"
 SMALL: dict[str, object] = {
     "attributes": AttributesConfig(widths=(8, 16, 16, 16), pictures=64, steps=10, batch=16, measured=80),
     "clip": ClipConfig(merges=200, pairs=32, steps=5, pairwise_steps=5, batch=8, measured=60),
+    "clip_adapter": AdapterConfig(only=("smile",), pictures=32, phases=((10, 0.3),), batch=4, measured=6),
+    "clip_remapper": RemapperConfig(only=("smile",), pictures=32, phases=((10, 0.3),), batch=4, measured=6, adapter=False),
+    "deltaedit": DeltaEditConfig(width=16, depth=2, pictures=40, steps=10, batch=16, rate=5e-3, noise=0.3, measured=20),
     "e4e": EncoderConfig(widths=(8,) * 4, depths=(1,) * 4, style_width=8, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
     "generator": GeneratorConfig(go_on=True, features=1.0, steps=10, batch=2, measured=20),
+    "hairclip": HairClipConfig(only=("smile", "zombie"), pictures=32, phases=((10, 0.0),), batch=4, measured=6),
     "hypereditor": HyperEditorConfig(
         only=("smile", "zombie"), widths=(8, 8, 8, 16), inner=8, pictures=32, phases=((5, 1.0), (5, 0.1)), batch=4, measured=6
     ),
@@ -56,6 +65,7 @@ SMALL: dict[str, object] = {
     "restyle_psp": ReStylePspConfig(
         widths=(8,) * 4, depths=(1,) * 4, style_width=8, looks=2, passes=2, pictures=40, steps=10, batch=4, picture_every=5, measured=6
     ),
+    "styleclip_mapper": MapperConfig(only=("smile", "zombie"), pictures=32, phases=((10, 0.0),), batch=4, measured=6),
     "w_encoder": WEncoderConfig(widths=(8,) * 4, depths=(1,) * 4, pictures=40, steps=10, batch=6, picture_every=5, measured=20),
 }
 """All steps are divisible by the loop's look at whether to stop."""

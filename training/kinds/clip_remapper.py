@@ -5,7 +5,7 @@ Identity weighs 0.5, the distance to the mean latent nothing, and pictures are c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,7 @@ from training.objective import Kind, Setting
 class RemapperConfig(ClipInverterConfig):
     """Settings of the second stage."""
 
-    phases: tuple[tuple[int, float], ...] = ((2000, 1.0),)
+    phases: Sequence[tuple[int, float]] = ((1000, 0.3),)
     identity: float = 0.5
     mean_latent: float = 0.0
     variant: Literal["released", "paper"] = "paper"

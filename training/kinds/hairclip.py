@@ -6,7 +6,7 @@ are left out, since instructions name any attribute; CLIP sees the picture throu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,8 @@ from training.objective import Kind, Setting
 class HairClipConfig(EditingConfig):
     """Settings of the mapper's training."""
 
-    phases: tuple[tuple[int, float], ...] = ((4000, 0.0),)
+    phases: Sequence[tuple[int, float]] = ((2000, 0.0),)
+    batch: int = 16
     rate: float = 1e-3
     movement: float = 0.8
     identity: float = 0.3

@@ -6,7 +6,7 @@ maps of width 128 learn faster than those of 512. Differs: CLIP sees the picture
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +25,8 @@ from training.objective import Kind, Setting
 class MapperConfig(EditingConfig):
     """Settings of the mappers' training."""
 
-    phases: tuple[tuple[int, float], ...] = ((3000, 0.0),)
-    rate: float = 0.05
+    phases: Sequence[tuple[int, float]] = ((3000, 0.0),)
+    rate: float = 0.5
     movement: float = 0.8
     loss: Literal["directional", "global"] = "global"
     seed: int = 95

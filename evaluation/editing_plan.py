@@ -1,0 +1,220 @@
+"""What the editing suite measures: a row per method, on which instructions and pictures; checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from evaluation.held_out import HELD_OUT_SEED
+from models.editor_names import METHODS, TEXT_OPTIMISERS, problem
+from models.editors import Editor
+from models.instruction import Instruction, InstructionError, load_instructions
+from models.inverters import Inverter
+from models.pack import Pack, PackError, PackInfo
+
+NEEDED = ("generator", "clip", "identity", "attributes", "landmarks")
+ENCODERS = ("e4e", "w_encoder", "psp")
+ATTRIBUTES, STYLES, PAIRS = "attributes", "styles", "pairs"
+STYLE_PREFIX = "style_"
+SHARED = frozenset({"generator", "clip", "attributes", "identity", *ENCODERS})
+OPTIONAL: Mapping[str, frozenset[str]] = {"clipinverter": frozenset({"clip_remapper"})}
+"""Networks that an editor uses where the pack has them."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row: an editor on an inverter's states.
+
+    `strength` is that of all instructions but those in `strengths`; None leaves each its own. `pack` holds the editor where it was trained
+    apart, on the same generator. `ablates` names the row that this one leaves something out of, and `worse_on` the figure that it should be
+    worse on for that. `sweep` is the lambda_std that a row of HyperEditor Table 3 was trained with. `instructions` are all where empty.
+    """
+
+    editor: str = "hypereditor"
+    inverter: str = "e4e"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    inverter_settings: Mapping[str, object] = field(default_factory=dict)
+    strength: float | None = None
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    pack: str | None = None
+    ablates: str | None = None
+    worse_on: str = "ama"
+    sweep: float | None = None
+    instructions: Sequence[str] = ()
+
+    def scaled(self, instruction: Instruction) -> Instruction:
+        """Return the instruction as strong as this method needs it. Raises InstructionError."""
+        strength = self.strengths.get(instruction.name, self.strength)
+        return instruction if strength is None else replace(instruction, strength=strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that the suite measures; `pictures` portraits per instruction, `optimised` for editors that optimise for every picture."""
+
+    methods: Mapping[str, Method]
+    instructions: Sequence[Instruction]
+    pairs: Sequence[Instruction] = ()
+    """Instructions for two attributes at once."""
+    pictures: int = 200
+    optimised: int = 24
+    fid: Sequence[str] = ("smile", "old")
+    """The instructions of FID-0 and FID-1."""
+    interpolated: Sequence[str] = ("smile", "old")
+    transfer: Mapping[str, str] = field(default_factory=dict)
+    """Packs with other generators of the same shape, by what they show, that HyperEditor's offsets are tried on."""
+    device: str = "cpu"
+    """What the pack's device is called."""
+    seed: int = HELD_OUT_SEED
+
+    @property
+    def all_instructions(self) -> tuple[Instruction, ...]:
+        """Return the instructions and the pairs."""
+        return (*self.instructions, *self.pairs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A row with its networks loaded and its instructions scaled; `kind` is the network's, empty for a method without one of its own."""
+
+    label: str
+    method: Method
+    editor: Editor
+    inverter: Inverter
+    instructions: tuple[Instruction, ...]
+    pictures: int
+    kind: str = ""
+    networks: tuple[str, ...] = ()
+    """What the editor needs beyond what it shares with others."""
+    parameters: int | None = None
+    training_s: float | None = None
+
+
+def group(instruction: Instruction) -> str:
+    """Return `styles` for what asks for a style, `pairs` for what asks for two attributes or more, else `attributes`."""
+    if any(name.startswith(STYLE_PREFIX) for name in instruction.expects):
+        return STYLES
+    return PAIRS if len(instruction.expects) > 1 else ATTRIBUTES
+
+
+def load_plan(path: str | Path, *, instructions: Sequence[Instruction], **options: object) -> Plan:
+    """Read the rows, pairs and sheets of a plan from YAML, such as configs/evaluate/editing.yaml. Raises PackError or InstructionError."""
+    try:
+        entries = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PackError(f"--methods {path}: expected a YAML file of rows: {' '.join(str(error).split())}") from None
+    known = ("methods", "pairs", "fid", "interpolated", "transfer")
+    found = _fields(entries, known, where=f"--methods {path}")
+    rows = found.pop("methods", None)
+    if not isinstance(rows, Mapping) or not rows:
+        raise PackError(f"--methods {path}: expected `methods:` with a row each, such as {{hypereditor: {{editor: hypereditor}}}}")
+    methods = {str(label): _method(str(label), entry, path=path) for label, entry in rows.items()}
+    pairs = load_instructions(str(found.pop("pairs"))) if found.get("pairs") else ()
+    found.pop("pairs", None)
+    return Plan(methods=methods, instructions=instructions, pairs=pairs, **found, **options)  # type: ignore[arg-type]
+
+
+def _method(label: str, entry: object, *, path: str | Path) -> Method:
+    return Method(**_fields(entry, [f.name for f in fields(Method)], where=f"--methods {path}: row {label!r}"))  # type: ignore[arg-type]
+
+
+def _fields(entry: object, known: Sequence[str], *, where: str) -> dict[str, object]:
+    if not isinstance(entry, Mapping):
+        raise PackError(f"{where}: expected fields {', '.join(known)}, found {entry!r}")
+    for key in entry:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise PackError(f"{where}: unknown field {key!r}; did you mean {nearest!r}? Fields: {', '.join(known)}")
+    return dict(entry)
+
+
+def prepare(pack: Pack, plan: Plan, *, say: Say) -> dict[str, Prepared]:
+    """Return every row ready to run. Raises PackError or InstructionError for whatever a name, number or network of the plan lacks."""
+    lacking = [name for name in NEEDED if name not in pack.info.networks]
+    if lacking:
+        raise PackError(f"pack {pack.path} lacks {lacking[0]}, which edits are measured with")
+    if min(plan.pictures, plan.optimised) < 1 or not plan.methods:
+        raise PackError(f"--pictures {plan.pictures}, --optimised {plan.optimised}: expected 1 or more, and at least one row in --methods")
+    _check_instructions(pack, plan)
+    others = {path: Pack.load(path, device=pack.device) for path in {m.pack for m in plan.methods.values()} if path is not None}
+    rows = {}
+    for label, method in plan.methods.items():
+        own = others[method.pack] if method.pack is not None else pack
+        _check_links(label, method, plan=plan, pack=pack, own=own)
+        rows[label] = _row(label, method, plan=plan, pack=pack, own=own, say=say)
+    return rows
+
+
+def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pack, say: Say) -> Prepared:
+    editor = own.editor(method.editor, method.settings)
+    wanted = [one for one in plan.all_instructions if not method.instructions or one.name in method.instructions]
+    able = [one for one in wanted if problem(own.info, method.editor, one) is None]
+    if not able:
+        raise InstructionError(f"row {label!r}: {problem(own.info, method.editor, wanted[0])}")
+    if len(able) < len(wanted):
+        say(f"{label}: follows {len(able)} of {len(wanted)} instructions; {problem(own.info, method.editor, _first_other(wanted, able))}")
+    known, names = own.info.networks.get(method.editor), networks_of(own.info, method)
+    trained = [seconds for name in names if (seconds := own.info.networks[name].numbers.get("training_s")) is not None]
+    return Prepared(
+        label=label, method=method, editor=editor, inverter=pack.inverter(method.inverter, method.inverter_settings),
+        instructions=tuple(method.scaled(one) for one in able),
+        pictures=min(plan.pictures, plan.optimised) if method.editor in TEXT_OPTIMISERS else plan.pictures,
+        kind=known.kind if known is not None else "", networks=tuple(names),
+        parameters=sum(parameters(own.network(name, nn.Module)) for name in names) if names else None,
+        training_s=sum(trained) if trained else None,
+    )  # fmt: skip
+
+
+def networks_of(info: PackInfo, method: Method) -> list[str]:
+    """Return the networks that an editor has for itself: its own, or what it needs beyond generator, CLIP, encoders and classifier."""
+    if method.editor in info.networks:
+        return [method.editor]
+    needed = METHODS[method.editor] | OPTIONAL.get(method.editor, frozenset())
+    left_out = {f"clip_{part}" for part in ("adapter", "remapper") if method.settings.get(part) is False}
+    return [name for name in info.networks if name in needed - SHARED - left_out]
+
+
+def parameters(network: nn.Module) -> int:
+    """Return how many numbers of a network were trained."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _first_other(wanted: Sequence[Instruction], able: Sequence[Instruction]) -> Instruction:
+    return next(one for one in wanted if one not in able)
+
+
+def _check_links(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pack) -> None:
+    """Raise PackError where a row names a row, an instruction or a generator that cannot be meant."""
+    for network in ("generator", "clip"):
+        found = own.info.networks.get(network)
+        if found is not None and found.sha256 != pack.info.networks[network].sha256:
+            raise PackError(f"row {label!r}: {own.path} has another {network} than {pack.path}; train it with --pack {pack.path}")
+    if method.ablates is not None and method.ablates not in plan.methods:
+        raise PackError(f"row {label!r}: ablates {method.ablates!r}, which is no row; rows: {', '.join(plan.methods)}")
+    names = [one.name for one in plan.all_instructions]
+    for name in method.instructions:
+        if name not in names:
+            raise PackError(f"row {label!r}: instruction {name!r} is not among those measured: {', '.join(names)}")
+
+
+def _check_instructions(pack: Pack, plan: Plan) -> None:
+    known, seen = pack.attributes().names, set[str]()
+    for one in plan.all_instructions:
+        if one.name in seen:
+            raise InstructionError(f"instruction {one.name!r} comes twice; give each, the pairs too, its own name")
+        seen.add(one.name)
+        if not one.expects:
+            raise InstructionError(f"instruction {one.name!r}: success cannot be judged; add `expects`, such as {{smile: true}}")
+        for name in one.expects:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise InstructionError(f"instruction {one.name!r}: expects {name!r}, unknown to the classifier; did you mean {nearest!r}?")
+    for one in plan.pairs:
+        if group(one) != PAIRS:
+            raise InstructionError(f"instruction {one.name!r}: a pair expects two attributes or more, found {dict(one.expects)}")

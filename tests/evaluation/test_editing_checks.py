@@ -1,0 +1,98 @@
+"""What the papers claim, held against rows that are made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from evaluation.editing_checks import checks, compared, ranks
+from evaluation.editing_suite import Cell, Row
+
+GOOD = {
+    "success": 0.9, "ama": 0.8, "psnr_db": 25.0, "lpips": 0.1, "ssim": 0.9, "ids": 0.9, "fid": 1.0, "cs": 30.0, "cmp": 0.3,
+    "same_person": 0.99, "seconds": 0.1,
+}  # fmt: skip
+WORSE = {**GOOD, "psnr_db": 20.0, "lpips": 0.3, "ssim": 0.7, "ids": 0.7, "fid": 5.0, "cs": 25.0, "same_person": 0.6, "ama": 0.5}
+
+
+def row(editor: str, numbers: dict[str, float], *, inverter: str = "e4e", style: float | None = None, **more: object) -> Row:
+    cells = {name: Cell(group="attributes", portraits=10, numbers=numbers) for name in ("smile", "old")}
+    cells["smile_old"] = Cell(group="pairs", portraits=10, numbers=numbers)
+    if style is not None:
+        cells["sketch"] = Cell(group="styles", portraits=10, numbers={**numbers, "style_zero_shot": style})
+    kind = editor if editor in ("hypereditor", "nada") else ""
+    return Row(editor=editor, inverter=inverter, kind=kind, cells=cells, **more).summed()  # type: ignore[arg-type]
+
+
+def found(rows: dict[str, Row], *, words: str) -> list[bool]:
+    return [check.holds for check in checks(rows) if words in check.claim]
+
+
+def test_all_claims_hold_where_hypereditor_is_best_and_fail_where_it_is_worst() -> None:
+    for ours, other, holds in ((GOOD, WORSE, True), (WORSE, GOOD, False)):
+        rows = {"HE": row("hypereditor", ours), "SC": row("styleclip_optimisation", other)}
+        assert found(rows, words="highest CLIP score") == [holds]
+        assert found(rows, words="HyperEditor has the best") == [holds] * 5
+
+
+def test_a_method_that_does_little_is_not_ranked_for_what_it_keeps() -> None:
+    idle = {**GOOD, "success": 0.1, "ids": 0.99}
+    rows = {"HE": row("hypereditor", WORSE), "SC": row("styleclip_optimisation", idle)}
+    assert found(rows, words="HyperEditor has the best") == [] and found(rows, words="highest CLIP score") == [False]
+    told = next(check for check in checks({**rows, "TG": row("tedigan", GOOD)}) if "best IDS" in check.claim)
+    assert not told.holds and told.numbers == "rank 2 of 2: TG 0.900, HE 0.700"
+
+
+def test_frechet_distances_are_compared_on_equally_many_portraits_only() -> None:
+    few = row("tedigan", WORSE)
+    few = Row(editor="tedigan", inverter="e4e", cells={name: replace(cell, portraits=2) for name, cell in few.cells.items()}).summed()
+    assert found({"HE": row("hypereditor", GOOD), "HS": row("hypereditor", GOOD), "TG": few}, words="best FID") == []
+    assert found({"HE": row("hypereditor", GOOD), "TG": few, "SC": row("styleclip_mapper", WORSE)}, words="best FID") == [True]
+
+
+def test_styles_ask_much_of_offsets_and_little_of_latents() -> None:
+    rows = {"HE": row("hypereditor", GOOD, style=0.85), "SC": row("styleclip_optimisation", GOOD, style=0.5), "none": row("sefa", GOOD)}
+    assert found(rows, words="HE: reaches a style") == [True] and found(rows, words="SC: only moves latents") == [False]
+    assert found(rows, words="none:") == []
+
+
+def test_what_moves_weights_is_asked_for_styles_like_hypereditor() -> None:
+    assert found({"N": row("nada", GOOD, style=0.7)}, words="N: reaches a style") == [False]
+
+
+def test_hyperstyle_states_are_compared_at_equal_success() -> None:
+    ours = row("hypereditor", GOOD, inverter="hyperstyle")
+    rows = {"HS": ours, "e4e": row("hypereditor", WORSE), "SC": row("styleclip_optimisation", WORSE, inverter="hyperstyle")}
+    assert found(rows, words="keeps the person") == [True, True]
+    rows["HS"] = row("hypereditor", {**GOOD, "success": 0.5}, inverter="hyperstyle")
+    assert found(rows, words="keeps the person") == [False, False]
+
+
+def test_clipinverter_is_compared_for_one_and_for_several_attributes() -> None:
+    rows = {"CI": row("clipinverter", GOOD), "TG": row("tedigan", WORSE), "HE": row("hypereditor", {**GOOD, "ama": 0.9})}
+    assert found(rows, words="CLIPInverter has the highest AMA") == [True, True]
+
+
+def test_ablations_are_held_against_their_row_on_what_both_were_asked() -> None:
+    less = row("hypereditor", WORSE, ablates="HE")
+    rows = {"HE": row("hypereditor", GOOD), "less": less, "slow": row("hypereditor", WORSE, ablates="HE", worse_on="fid")}
+    assert found(rows, words="less is worse on AMA") == [True] and found(rows, words="slow is worse on FID") == [True]
+    assert found({**rows, "HE": row("hypereditor", WORSE)}, words="less is worse") == [False]
+    assert list(compared(rows)) == ["HE"]
+
+
+def test_rows_that_follow_only_some_instructions_are_not_compared() -> None:
+    few = Row(
+        editor="hypereditor", inverter="e4e", kind="hypereditor", cells={"smile": Cell(group="attributes", portraits=3, numbers=GOOD)}
+    )
+    assert list(compared({"HE": row("hypereditor", GOOD), "few": few.summed()})) == ["HE"]
+
+
+def test_the_sweep_has_to_shrink() -> None:
+    rows = {f"{sweep}": row("hypereditor", GOOD, sweep=sweep, parameters=size) for sweep, size in ((1.0, 5), (0.2, 9), (0.6, 7))}
+    assert found(rows, words="fewer parameters") == [True]
+    assert found({**rows, "0.6": row("hypereditor", GOOD, sweep=0.6, parameters=1)}, words="fewer parameters") == [False]
+
+
+def test_equals_share_the_better_rank() -> None:
+    assert ranks({"a": 1.0, "b": 2.0, "c": 2.0}, more=True) == {"b": 1, "c": 1, "a": 3}
+    assert ranks({"a": 1.0, "b": 2.0}, more=False) == {"a": 1, "b": 2}

@@ -1,0 +1,169 @@
+"""The editing suite from a small pack to its page, on a handful of portraits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from evaluation import editing_run
+from evaluation.editing_plan import Method, Plan, load_plan
+from evaluation.held_out import held_out
+from evaluation.run_tracking import editing_metrics
+from models.instruction import Instruction, InstructionError, load_instructions
+from models.pack import Pack, PackError
+from tests.commands import Command
+from tests.models.small_pack import write_small_pack
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "configs" / "evaluate" / "editing.yaml"
+PORTRAITS = ROOT / "packs" / "portraits64"
+INSTRUCTIONS = (
+    Instruction(name="smile", source="a face", target="a smiling face", expects={"smile": True}),
+    Instruction(name="hat", source="a face", target="a face with a hat", strength=0.5, expects={"hat": True}),
+    Instruction(name="sketch", source="a photo of a face", target="a sketch of a face", expects={"style_sketch": True}),
+)
+PAIRS = (Instruction(name="smile_hat", source="a face", target="a smiling face with a hat", expects={"smile": True, "hat": True}),)
+QUICK = {"steps": 2}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return Pack.load(write_small_pack(tmp_path_factory.mktemp("pack")))
+
+
+def plan(**changed: object) -> Plan:
+    whole = Plan(
+        methods={
+            "HE": Method(), "HS + HE": Method(inverter="hyperstyle"), "half": Method(strength=0.5, ablates="HE"),
+            "swept": Method(sweep=0.6, instructions=("smile",)),
+            "SC": Method(editor="styleclip_optimisation", settings=QUICK, strength=1.0),
+        },
+        instructions=INSTRUCTIONS, pairs=PAIRS, pictures=5, optimised=2, fid=("smile", "hat"), interpolated=("smile", "hat"),
+    )  # fmt: skip
+    return replace(whole, **changed)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[Path], list[str]]:
+    said: list[str] = []
+    # The small pack's landmarks are random and find no face, so the portraits are aligned with the committed pack's.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(editing_run, "held_out", lambda pack, n, seed: held_out(Pack.load(PORTRAITS), n, seed=seed))
+        whole = plan(transfer={"its twin": str(pack.path)})
+        return (*editing_run.measure(pack, whole, tmp_path_factory.mktemp("page"), say=said.append), said)
+
+
+def test_every_row_has_every_instruction_on_the_pictures_that_it_was_given(found: tuple[dict, list[Path], list[str]]) -> None:
+    rows = found[0]["methods"]
+    assert {label: len(row["cells"]) for label, row in rows.items()} == {"HE": 4, "HS + HE": 4, "half": 4, "swept": 1, "SC": 4}
+    assert {cell["portraits"] for cell in rows["HE"]["cells"].values()} == {5}
+    assert {cell["portraits"] for cell in rows["SC"]["cells"].values()} == {2}
+    wanted = {"psnr_db", "lpips", "ssim", "ids", "same_person", "cs", "cmp", "success", "ama", "collateral", "seconds", "fid"}
+    assert all(wanted <= row["attributes"].keys() for row in rows.values())
+    assert 0 <= rows["HE"]["styles"]["style_zero_shot"] <= 1 and "style_zero_shot" not in rows["HE"]["attributes"]
+    assert rows["HE"]["parameters"] > 1000 and rows["SC"]["parameters"] is None
+
+
+def test_figures_agree_with_one_another(found: tuple[dict, list[Path], list[str]]) -> None:
+    rows = found[0]["methods"]
+    cells = rows["HE"]["cells"]
+    assert rows["HE"]["attributes"]["cs"] == pytest.approx((cells["smile"]["numbers"]["cs"] + cells["hat"]["numbers"]["cs"]) / 2)
+    # `swept` is the same edit of the same people; `half` halves the smile, and leaves the hat at its own half strength.
+    assert rows["swept"]["cells"]["smile"]["numbers"]["cs"] == pytest.approx(cells["smile"]["numbers"]["cs"])
+    assert rows["half"]["cells"]["hat"]["numbers"]["cs"] == pytest.approx(cells["hat"]["numbers"]["cs"])
+    assert rows["half"]["cells"]["smile"]["numbers"]["cs"] != pytest.approx(cells["smile"]["numbers"]["cs"])
+    assert all(0 <= share <= 1 for cell in cells.values() for share in cell["flips"].values())
+    assert {check["claim"].split(" ")[0] for check in found[0]["orders"]} >= {"HyperEditor", "half"}
+    assert set(found[0]["offsets"]) == {"smile", "hat"}
+
+
+def test_the_page_stands_alone_and_its_pictures_open(found: tuple[dict, list[Path], list[str]]) -> None:
+    page, *pictures, written = found[1]
+    assert json.loads(written.read_text())["methods"] == json.loads(json.dumps(found[0]["methods"]))
+    text = page.read_text()
+    assert "HyperEditor, Table 1" in text and "27.35" in text and "61.429" in text and "http" not in text
+    names = {path.stem for path in pictures}
+    assert {"sheet_attributes", "sheet_pairs", "sheet_styles", "interpolation", "reversal", "transfer", "offsets"} <= names
+    assert text.count('src="data:image/png') == len(names)
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
+
+
+def test_the_run_gets_means_and_what_was_reached_with_every_instruction(found: tuple[dict, list[Path], list[str]]) -> None:
+    metrics, row = editing_metrics(found[0]), found[0]["methods"]["HS + HE"]
+    assert metrics["HS _ HE/attributes/cs"] == row["attributes"]["cs"] and metrics["HE/sketch/style_zero_shot"] >= 0
+    assert metrics["HE/parameters"] == found[0]["methods"]["HE"]["parameters"] and "SC/parameters" not in metrics
+    assert not any(name.endswith("_se") for name in metrics)
+
+
+def test_progress_names_rows_and_instructions(found: tuple[dict, list[Path], list[str]]) -> None:
+    assert any(line.startswith("HS + HE, sketch: success") for line in found[2])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"methods": {"a": Method(editor="hyperedit")}}, "no editor 'hyperedit'"),
+        ({"methods": {"a": Method(inverter="e5e")}}, "no inverter 'e5e'"),
+        ({"methods": {"a": Method(editor="tedigan", settings={"step": 1})}}, "did you mean 'steps'"),
+        ({"methods": {"a": Method(ablates="b")}}, "ablates 'b', which is no row"),
+        ({"methods": {"a": Method(instructions=("smil",))}}, "'smil' is not among those measured: smile, hat"),
+        ({"methods": {"a": Method(pack=str(PORTRAITS))}}, "another generator"),
+        ({"methods": {}}, "at least one row"),
+        ({"transfer": {"other": str(PORTRAITS)}}, "of another shape"),
+        ({"pairs": INSTRUCTIONS[:1]}, "comes twice"),
+        ({"instructions": (replace(INSTRUCTIONS[0], expects={}),)}, "add `expects`"),
+        ({"instructions": (replace(INSTRUCTIONS[0], expects={"smil": True}),)}, "did you mean 'smile'"),
+        ({"optimised": 0}, "expected 1 or more"),
+    ],
+)
+def test_a_wrong_plan_ends_the_suite_before_its_first_portrait(
+    pack: Pack, tmp_path: Path, changed: Mapping[str, object], words: str
+) -> None:
+    with pytest.raises((PackError, InstructionError), match=words):
+        editing_run.measure(pack, plan(**changed), tmp_path, say=lambda text: pytest.fail(text))
+
+
+def test_a_pack_without_an_identity_network_is_refused(tmp_path: Path) -> None:
+    small = Pack.load(write_small_pack(tmp_path / "pack", without=("identity",)))
+    with pytest.raises(PackError, match="lacks identity, which edits are measured with"):
+        editing_run.measure(small, plan(), tmp_path)
+
+
+def test_the_shipped_rows_are_read_and_fit_the_shipped_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shipped = load_plan(SHIPPED, instructions=load_instructions("configs/instructions/portraits.yaml"), pictures=3)
+    rows = editing_run.prepare(Pack.load(PORTRAITS), shipped, say=lambda text: None)
+    assert rows["HyperEditor"].parameters and rows["InterFaceGAN"].parameters is None
+    assert {row.method.inverter for row in rows.values()} >= {"e4e", "hyperstyle"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("methods: {a: {editer: hypereditor}}", "unknown field 'editer'; did you mean 'editor'"),
+        ("rows: {}", "did you mean"),
+        ("methods: {}", "expected `methods:` with a row each"),
+        ("[", "expected a YAML file of rows"),
+        ("methods: {a: 3}", "row 'a': expected fields"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "rows.yaml").write_text(text)
+    with pytest.raises(PackError, match=words):
+        load_plan(tmp_path / "rows.yaml", instructions=INSTRUCTIONS)
+
+
+def test_the_command_names_a_wrong_row(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_text("methods: {a: {editor: hyperedit}}")
+    flags = ["--suite", "editing", "--methods", str(tmp_path / "rows.yaml"), "--output", str(tmp_path / "out"), "--tracking_uri", "off"]
+    done = command("jobs/evaluate.py", flags)
+    assert done.code == 2 and "no editor 'hyperedit'" in done.err
