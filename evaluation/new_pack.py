@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -30,7 +30,7 @@ def complete(
     chosen = strengths.choose(pack, instructions, say=say, strengths=tried, pictures=min(edits, strengths.PICTURES))
     tuned = [replace(instruction, strength=strengths.of(chosen, instruction.name)) for instruction in instructions]
     figures = pack_suite.measure(pack, tuned, say=say, pictures=pictures, edits=edits)
-    entries = [{name: value for name, value in asdict(instruction).items() if value != {}} for instruction in tuned]
+    entries = [{name: value for name, value in instruction.plain().items() if value != {}} for instruction in tuned]
     _keep(folder, INSTRUCTIONS, yaml.safe_dump(entries, sort_keys=False, default_flow_style=None))
     # Not the pack's own hash: it depends on this file.
     _keep(folder, EVALUATION, json.dumps({"suite": pack_suite.NAME, **figures, "strengths": chosen}, indent=1) + "\n")

@@ -16,6 +16,7 @@ from models.encoders import Encoder4Editing
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.inverters import pooled
+from models.reference import wanted
 from models.state import GeneratorState
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ClipInverterEditor:
         """Return the state with moved latents, one per convolution after the released remapper. Raises ValueError for too long a text."""
         image = pooled(inversion.aligned_BCHW, self.encoder.input_size)
         before = inversion.state.latents_BLD
-        text = self.clip.embed_texts([instruction.target]).to(before).expand(len(before), -1)
+        text = wanted(self.clip, instruction).to(before).expand(len(before), -1)
         after = edited_latents(image, before, text, encoder=self.encoder, adapter=self.adapter)
         if self.remapper is not None:
             after = self.remapper(after, text)

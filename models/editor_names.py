@@ -23,6 +23,8 @@ ATTRIBUTE_EDITORS = ("interfacegan", "ganspace", "sefa")
 """Those that move latents along the direction of an attribute: they follow an instruction's `expects`, not its texts."""
 TEXT_OPTIMISERS = ("styleclip_optimisation", "tedigan")
 """Those that optimise latents for every picture and text."""
+LOOKS_AT_REFERENCE = ("clipinverter", "hairclip", "styleclip_optimisation", "tedigan")
+"""Editors, or kinds of networks that are one, that can follow an instruction's reference picture in place of its target's words."""
 TEXT_LISTS = ("styleclip_mapper", "nada")
 """Kinds that know the texts that they were trained on and no others; their config lists them as `texts`."""
 
@@ -41,6 +43,11 @@ def problem(info: PackInfo, editor: str, instruction: Instruction) -> str | None
             "add `expects`, such as {smile: true}, in a YAML file"
         )
     network = info.networks.get(editor)
+    if instruction.reference and (network.kind if network else editor) not in LOOKS_AT_REFERENCE:
+        return (
+            f"instruction {instruction.name!r} has a reference picture, and {editor} cannot look at one; leave `reference` out, or choose "
+            f"an editor that can: {', '.join(LOOKS_AT_REFERENCE)}"
+        )
     if network is not None and network.kind in TEXT_LISTS:
         texts = [str(text) for text in network.config["texts"]]  # type: ignore[attr-defined]
         if instruction.target not in texts:

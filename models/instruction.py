@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import io
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 import fsspec
 import yaml
+from PIL import Image
 
 NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9_-]*$")
 # Output shards already use these member names for something else (KEY.aligned.png, KEY.edits.json ...).
@@ -26,7 +30,9 @@ class Instruction:
     """Say what to change: from `source` to `target`, scaled by `strength` (1 is the trained edit, 0 nothing, -1 the reverse).
 
     `name` goes into the names of output members. `expects` maps attribute names of the attribute classifier to the answer that shows
-    success, for example `{"smile": True}`; empty means that success cannot be judged. Raises InstructionError.
+    success, for example `{"smile": True}`; empty means that success cannot be judged. `reference` is the path or fsspec URL of a picture
+    that shows what is wanted: editors that can look at it follow it in place of the target's words, by which the edit is scored all the
+    same; `reference_sha256` says which bytes that were. Raises InstructionError.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Instruction:
     target: str
     strength: float = 1.0
     expects: Mapping[str, bool] = field(default_factory=dict)
+    reference: str = ""
+    reference_sha256: str = ""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -43,9 +51,15 @@ class Instruction:
             raise InstructionError(f"instruction {self.name!r}: source and target are both {self.source!r}, so there is nothing to change")
         _check_strength(self.name, self.strength)
         _check_expects(self.name, self.expects)
+        if not isinstance(self.reference, str):
+            raise InstructionError(f"instruction {self.name!r}: reference must be the path or URL of a picture, found {self.reference!r}")
+
+    def plain(self) -> dict[str, object]:
+        """Return the fields as YAML has them, without those of a reference where there is none."""
+        return {key: value for key, value in asdict(self).items() if value or not key.startswith("reference")}
 
 
-FIELDS = tuple(f.name for f in fields(Instruction))
+FIELDS = tuple(f.name for f in fields(Instruction) if f.name != "reference_sha256")
 REQUIRED = ("name", "source", "target")
 
 
@@ -58,13 +72,37 @@ def load_instructions(path: str) -> tuple[Instruction, ...]:
     instructions: list[Instruction] = []
     seen: dict[str, int] = {}
     for position, entry in enumerate(entries, start=1):
-        instruction = _parse(f"{path}: entry {position}", entry)
+        instruction = _with_reference(path, _parse(f"{path}: entry {position}", entry))
         if instruction.name in seen:
             first = seen[instruction.name]
             raise InstructionError(f"{path}: entry {position}: name {instruction.name!r} was used by entry {first}; give each its own name")
         seen[instruction.name] = position
         instructions.append(instruction)
     return tuple(instructions)
+
+
+def _with_reference(path: str, instruction: Instruction) -> Instruction:
+    """Return an instruction with the place and hash of its reference picture, which lies beside the file unless it is absolute or a URL."""
+    if not instruction.reference:
+        return instruction
+    place = instruction.reference
+    if "://" not in place and not place.startswith("/"):
+        folder = str(path).rpartition("/")[0]
+        place = f"{folder}/{place}" if folder else place
+    place = place if "://" in place else str(Path(place).expanduser().absolute())
+    return replace(instruction, reference=place, reference_sha256=hashlib.sha256(read_reference(instruction.name, place)).hexdigest())
+
+
+def read_reference(name: str, place: str) -> bytes:
+    """Return the bytes of an instruction's reference picture. Raises InstructionError where it cannot be read."""
+    try:
+        with fsspec.open(place, "rb") as stream:
+            data: bytes = stream.read()
+        Image.open(io.BytesIO(data)).verify()
+        return data
+    except (OSError, ValueError, ImportError, SyntaxError) as error:
+        wrong = "there is no such file" if isinstance(error, FileNotFoundError) else "not a picture that can be read"
+        raise InstructionError(f"instruction {name!r}: reference {place}: {wrong}; name a picture that every worker can read") from None
 
 
 def _read_yaml(path: str) -> object:

@@ -11,6 +11,7 @@ from models.hairclip import HairClipMapper
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.mappers import MapperSet
+from models.reference import wanted
 from models.state import GeneratorState
 
 if TYPE_CHECKING:
@@ -61,5 +62,5 @@ class HairClipEditor:
     def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with moved latents. Raises ValueError when the text is longer than CLIP reads."""
         latents = inversion.state.latents_BLD
-        change = self.mapper(latents, self.clip.embed_texts([instruction.target]).to(latents))
+        change = self.mapper(latents, wanted(self.clip, instruction).to(latents))
         return replace(inversion.state, latents_BLD=latents + instruction.strength * change)

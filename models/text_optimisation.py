@@ -18,6 +18,7 @@ from models.inversion import Inversion
 from models.losses.clip import global_clip_loss
 from models.optimisation import Judged, OnStep, Progress, check_lockstep, descend, gradients
 from models.perceptual import PerceptualDistance
+from models.reference import wanted
 from models.similarity import Similarity, SimilarityWeights
 from models.state import GeneratorState
 from models.stylegan2 import Generator
@@ -124,7 +125,7 @@ class TextOptimisation:
         state = inversion.state
         progress = Progress(self.on_step, pictures=len(state), steps=self.settings.steps)
         with gradients():
-            target_1E = self.clip.embed_texts([instruction.target]).detach().clone()
+            target_1E = wanted(self.clip, instruction).detach().clone()
             pictures = inversion.made_BCHW.detach().clone().clamp(-1, 1)
             n = self.settings.lockstep
             found = [

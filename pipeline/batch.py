@@ -270,6 +270,7 @@ def _entry(edited: Edited) -> dict[str, object]:
         "source": instruction.source,
         "target": instruction.target,
         "strength": instruction.strength,
+        **({"reference_sha256": instruction.reference_sha256} if instruction.reference else {}),
         "image_sha256": edited.image_sha256,
         "scores": scores_of(edited.scores),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -71,7 +70,7 @@ def make_plan(config: EditConfig) -> JobPlan:
         pack_url=pack_url,
         pack_hash=pack_hash,
         registry=tracking,
-        config_hash=config_hash(config, [dataclasses.asdict(instruction) for instruction in instructions]),
+        config_hash=config_hash(config, [instruction.plain() for instruction in instructions]),
     )
 
 

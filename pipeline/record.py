@@ -62,7 +62,7 @@ def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: S
         "editor": plan.config.editor,
         "config_hash": plan.config_hash,
         "config": dataclasses.asdict(plan.config),
-        "instructions": [dataclasses.asdict(instruction) for instruction in plan.instructions],
+        "instructions": [instruction.plain() for instruction in plan.instructions],
         "scores": scores,
         "features": features,
         "versions": {name: _version(name) for name in VERSIONS},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, Self, TypeVar
 
@@ -69,7 +69,7 @@ class EditingConfig:
 
     def resolved(self) -> Self:
         """Return the settings with the chosen instructions in place of the file's name. Raises InstructionError or ValueError."""
-        return replace(self, instructions="", only=(), listed=tuple(asdict(instruction) for instruction in chosen_instructions(self)))
+        return replace(self, instructions="", only=(), listed=tuple(instruction.plain() for instruction in chosen_instructions(self)))
 
 
 class EditorObjective(Objective[Drawn]):

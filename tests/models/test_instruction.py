@@ -36,7 +36,7 @@ def test_reads_from_a_url(tmp_path: Path) -> None:
     [
         ("", "expected a YAML list of instructions .* found nothing"),
         ("name: smile", "expected a YAML list of instructions .* found a dict"),
-        ("- smile", "entry 1: expected fields name, source, target, strength, expects, found 'smile'"),
+        ("- smile", "entry 1: expected fields name, source, target, strength, expects, reference, found 'smile'"),
         ("- {name: a, source: b, targt: c}", "entry 1: unknown field 'targt'; did you mean 'target'"),
         ("- {name: a, source: b}", "entry 1: missing field 'target'"),
         ("- {name: a, source: b, target: '  '}", "entry 1: .*target must be a text that is not empty"),

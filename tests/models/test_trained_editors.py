@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 from models.clipinverter import CLIPAdapter, CLIPRemapper
 from models.editor_names import editor_names, problem
 from models.hairclip import HairClipMapper
-from models.instruction import Instruction
+from models.instruction import Instruction, InstructionError, load_instructions
 from models.inversion import Inversion
 from models.layer_selection import movement, selected_layers
 from models.mappers import MapperSet
@@ -132,6 +134,44 @@ def test_editors_of_listed_texts_say_which(pack: Pack, inversion: Inversion) -> 
         with pytest.raises(ValueError, match="it has 'a smiling face'"):
             pack.editor(name).edit(inversion, old)
     assert problem(pack.info, "hairclip", old) is None and problem(pack.info, "clipinverter", old) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ("hairclip", "clipinverter", "tedigan"))
+def test_a_reference_picture_is_followed_in_place_of_words(pack: Pack, inversion: Inversion, tmp_path: Path, name: str) -> None:
+    editor = pack.editor(name, {"steps": 2} if name == "tedigan" else {})
+    for shade, file in ((40, "dark.png"), (220, "light.png")):
+        Image.new("RGB", (90, 60), (shade, shade, 60)).save(tmp_path / file)
+    entry = {"name": "like", "source": "a face", "target": "a smiling face"}
+    listed = tmp_path / "like.yaml"
+    listed.write_text(yaml.safe_dump([entry, *({**entry, "name": f, "reference": f"{f}.png"} for f in ("dark", "light"))]))
+    plain, dark, light = load_instructions(str(listed))
+    assert light.reference == str(tmp_path / "light.png") and len(light.reference_sha256) == 64 and "reference" not in plain.plain()
+    found = [editor.edit(inversion, one).latents_BLD for one in (plain, dark, light, light)]
+    assert not torch.allclose(found[0], found[2]) and not torch.allclose(found[1], found[2]) and torch.equal(found[2], found[3])
+    Image.new("RGB", (90, 60)).save(tmp_path / "light.png")
+    with pytest.raises(InstructionError, match="light.png has changed: expected sha256"):
+        editor.edit(inversion, light)
+
+
+def test_references_that_cannot_be_followed_are_named(pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("no picture")
+    listed = tmp_path / "like.yaml"
+    for reference, words in (
+        ("missing.png", "no such file; name a picture"),
+        ("no.png", "not a picture that can be read"),
+        ("3", "no such file"),
+    ):
+        listed.write_text(f"- {{name: like, source: a face, target: a smiling face, reference: '{reference}'}}")
+        with pytest.raises(InstructionError, match=words):
+            load_instructions(str(listed))
+    listed.write_text("- {name: like, source: a face, target: a smiling face, reference: 3}")
+    with pytest.raises(InstructionError, match="entry 1: instruction 'like': reference must be the path"):
+        load_instructions(str(listed))
+    like = replace(SMILE, reference="somewhere.png")
+    for name in ("hypereditor", "nada", "styleclip_mapper", "stylemc"):
+        assert "cannot look at one; leave `reference` out, or choose" in (problem(pack.info, name, like) or "")
+    assert problem(pack.info, "hairclip", like) is None and problem(pack.info, "clipinverter", like) is None
 
 
 def test_the_layer_selector_keeps_what_any_instruction_needs(pack: Pack) -> None:

@@ -44,6 +44,10 @@ class HairClipObjective(EditingObjective):
         torch.manual_seed(config.seed)
         self.net: HairClipMapper = HairClipMapper.from_config(self.network_config())
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return Adam, as the paper has it."""
+        return torch.optim.Adam(self.net.parameters(), lr=self.config.rate)
+
     def moved(self, batch: Batch, direction_BE: Tensor, target_BE: Tensor) -> GeneratorState:
         """Return the moved latents."""
         return GeneratorState(latents_BLD=batch.latents_BLD + self.net(batch.latents_BLD, target_BE))
