@@ -1,0 +1,72 @@
+"""Every editor of the committed pack by name, from shards to a report, stopped half way and resumed: same bytes as in one go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.make_portraits import Options, write
+from models.editor_names import editor_names
+from models.pack_format import read_info
+from tests.commands import ROOT
+from tests.jobs.world import run, tree
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+PACK = ROOT / "packs" / "portraits64"
+FEW: Mapping[str, tuple[str, ...]] = {
+    "styleclip_optimisation": ("--editor_settings.steps", "6"),
+    "tedigan": ("--editor_settings.steps", "6"),
+    "stylemc": ("--editor_settings.steps", "4"),
+    "interfacegan": ("--editor_settings.labelled", "200"),
+}
+GLASSES = {"name": "glasses", "source": "a face", "target": "a face with glasses", "expects": {"glasses": True}}
+QUICK = ("hairclip",)
+"""Run in every test run; HyperEditor runs in most tests of jobs, the others run with the long ones."""
+EDITORS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in editor_names(read_info(PACK)[0])]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return two shards of two unaligned portraits each, as the demo's are."""
+    folder = tmp_path_factory.mktemp("raw") / "shards"
+    write(Options(output=str(folder), count=4, shard_size=2))
+    return folder
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_it_runs_end_to_end_and_resumes(editor: str, raw: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
+    listed = tmp_path / "glasses.yaml"
+    listed.write_text(json.dumps([GLASSES]))
+
+    def edit(what: Path, out: Path) -> dict[str, object]:
+        flags = ["--input", str(what), "--output", str(out), "--pack", str(PACK), "--editor", editor, "--instructions", str(listed)]
+        ended = run([*flags, "--tracking.enabled", "false", "--workers.threads", "1", *FEW.get(editor, ())], env=joined)
+        assert ended.code == 0, ended.err[-3000:]
+        return ended.result
+
+    half = edit(sorted(raw.glob("*.tar"))[0], tmp_path / "halves")
+    whole = edit(raw, tmp_path / "halves")
+    assert (half["shards"], whole["shards"], whole["samples"]) == (1, 2, 4)
+    edit(raw, tmp_path / "at_once")
+    assert tree(tmp_path / "halves") == tree(tmp_path / "at_once")
+    assert (tmp_path / "halves" / "report.html").is_file()
+    rows = pq.read_table(tmp_path / "halves" / "manifests").to_pylist()
+    assert [(row["status"], row["editor"]) for row in rows] == [("ok", editor)] * 4
+    if editor not in FEW:  # with so few steps those are not done
+        assert sum(bool(row["success"]) for row in rows) >= 2
+
+
+def test_a_missing_reference_picture_ends_the_job_before_it_starts(raw: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "like.yaml"
+    listed.write_text(json.dumps([{**GLASSES, "reference": "nowhere.png"}]))
+    flags = ["--input", str(raw), "--output", str(tmp_path / "out"), "--pack", str(PACK), "--instructions", str(listed)]
+    ended = run([*flags, "--editor", "hairclip"])
+    assert ended.code == 2 and "nowhere.png: there is no such file; name a picture that every worker can read" in ended.err
+    (tmp_path / "nowhere.png").write_bytes((ROOT / "docs" / "images" / "inverters.png").read_bytes())
+    ended = run([*flags, "--editor", "hypereditor"])
+    assert ended.code == 2 and "hypereditor cannot look at one; leave `reference` out, or choose an editor that can" in ended.err
+    assert not (tmp_path / "out").exists()
