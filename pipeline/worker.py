@@ -15,7 +15,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.inverters import Inverter
 from models.optimisation import Stepwise
 from models.pack import Pack
 from pipeline.batch import BatchResult, Finished, Methods, load_methods, run_batch
@@ -79,7 +78,8 @@ def edit_shard(
         with files:
             for batch in _batches(clock, settings.batch_size, files=files, alone=frozenset(attempt.suspects)):
                 attempt.mark([ready.sample.index for ready in batch], alone=len(batch) == 1)
-                with _steps_told(methods.inverter, functools.partial(_report_begun, report, opened, files.counts, len(batch))):
+                told = functools.partial(_report_begun, report, opened, files.counts, len(batch))
+                with _steps_told(methods, len(settings.wish.instructions), told):
                     files.add(run_batch(batch, methods=methods, wish=settings.wish))
                 report(opened, files.counts)
         committed = files.commit(identity, opened.damage)
@@ -98,24 +98,31 @@ def edit_shard(
 
 
 @contextmanager
-def _steps_told(inverter: Inverter, told: Callable[[float], None]) -> Iterator[None]:
-    """Tell what share of a batch's steps is done, once a second at most, while an inverter that optimises works on it."""
-    if not isinstance(inverter, Stepwise):
-        yield
-        return
-    last = time.monotonic()
+def _steps_told(methods: Methods, instructions: int, told: Callable[[float], None]) -> Iterator[None]:
+    """Tell what share of a batch's steps is done, once a second at most, while methods that optimise work on it.
+
+    The inverter works once on a batch, the editor once for every instruction; all of these count as equally long.
+    """
+    times: tuple[tuple[object, int], ...] = ((methods.inverter, 1), (methods.editor, instructions))
+    stepwise: list[Stepwise] = [method for method, _ in times if isinstance(method, Stepwise)]
+    parts = sum(count for method, count in times if isinstance(method, Stepwise))
+    last, ended = time.monotonic(), 0
 
     def on_step(done: int, total: int, _: Tensor) -> None:
-        nonlocal last
+        nonlocal last, ended
+        share = min(1.0, (ended + done / total) / parts)
+        ended += done >= total
         if time.monotonic() - last >= STEPS_INTERVAL_S:
             last = time.monotonic()
-            told(done / total)
+            told(share)
 
-    inverter.on_step = on_step
+    for one in stepwise:
+        one.on_step = on_step
     try:
         yield
     finally:
-        inverter.on_step = None
+        for one in stepwise:
+            one.on_step = None
 
 
 def _report_begun(report: Report, opened: Opened, counts: Counts, batch: int, share: float) -> None:

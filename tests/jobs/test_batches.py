@@ -261,6 +261,28 @@ def test_an_inverter_that_optimises_tells_how_far_its_batch_is(
     assert methods.inverter.on_step is None  # type: ignore[attr-defined]
 
 
+def test_so_does_an_editor_that_optimises_over_all_instructions(
+    small: World, aligner: Aligner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STEPS_INTERVAL_S", 0.0)
+    told: list[Counts] = []
+    with Output(str(tmp_path)) as output, Attempt(str(tmp_path), "part-0", run_id=output.run_id) as attempt:
+        plain = settings(small, tmp_path, output.run_id, batch_size=3)
+        again = replace(plain.wish.instructions[0], name="again")
+        chosen = replace(
+            plain, inverter="e4e", editor="styleclip_optimisation", editor_settings={"steps": 2},
+            wish=replace(plain.wish, instructions=(*plain.wish.instructions, again)),
+        )  # fmt: skip
+        methods = prepare(chosen)
+        edit_shard(
+            read_shard(shard_task(small), aligner), attempt, methods=methods, settings=chosen, report=lambda _, counts: told.append(counts)
+        )
+    first = [counts.begun for counts in told[: next(i for i, counts in enumerate(told) if counts.samples)]]
+    n = len(chosen.wish.instructions)
+    assert first == sorted(first) and first[0] == 0 and first[-1] == 3 and {round(value * n / 3) for value in first} == set(range(n + 1))
+    assert methods.editor.on_step is None  # type: ignore[union-attr]
+
+
 def test_a_shard_that_is_committed_is_not_edited_again(small: World, aligner: Aligner, tmp_path: Path) -> None:
     edit(small, aligner, tmp_path)
     before = (tmp_path / "shards" / "part-0.tar").stat().st_mtime_ns
