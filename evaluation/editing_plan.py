@@ -14,6 +14,7 @@ from evaluation.held_out import HELD_OUT_SEED
 from models.editor_names import METHODS, TEXT_OPTIMISERS, problem
 from models.editors import Editor
 from models.instruction import Instruction, InstructionError, load_instructions
+from models.inverter_names import OPTIMISERS
 from models.inverters import Inverter
 from models.pack import Pack, PackError, PackInfo
 
@@ -164,11 +165,16 @@ def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pack, say: 
     return Prepared(
         label=label, method=method, editor=editor, inverter=pack.inverter(method.inverter, method.inverter_settings),
         instructions=tuple(method.scaled(one) for one in able),
-        pictures=min(plan.pictures, plan.optimised) if method.editor in TEXT_OPTIMISERS else plan.pictures,
+        pictures=min(plan.pictures, plan.optimised) if optimises(method) else plan.pictures,
         kind=known.kind if known is not None else "", networks=tuple(names),
-        parameters=sum(parameters(own.network(name, nn.Module)) for name in names) if names else None,
+        parameters=sum(parameters(own.network(name, nn.Module)) for name in names) or None,
         training_s=sum(trained) if trained else None,
     )  # fmt: skip
+
+
+def optimises(method: Method) -> bool:
+    """Say whether a row optimises something for every picture."""
+    return method.editor in TEXT_OPTIMISERS or method.inverter in OPTIMISERS
 
 
 def networks_of(info: PackInfo, method: Method) -> list[str]:
@@ -198,9 +204,10 @@ def _check_links(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pac
     if method.ablates is not None and method.ablates not in plan.methods:
         raise PackError(f"row {label!r}: ablates {method.ablates!r}, which is no row; rows: {', '.join(plan.methods)}")
     names = [one.name for one in plan.all_instructions]
-    for name in method.instructions:
-        if name not in names:
-            raise PackError(f"row {label!r}: instruction {name!r} is not among those measured: {', '.join(names)}")
+    for what, given in (("instruction", method.instructions), ("strength of", method.strengths)):
+        for name in given:
+            if name not in names:
+                raise PackError(f"row {label!r}: {what} {name!r} is not among those measured: {', '.join(names)}")
 
 
 def _check_instructions(pack: Pack, plan: Plan) -> None:

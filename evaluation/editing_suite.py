@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Prepared, Say, group
 from models.editor_names import TEXT_OPTIMISERS
@@ -154,7 +155,7 @@ class Judge:
         self.styles = [one.name for one in styles]
         with torch.no_grad():
             texts = [one.target for one in styles] + ([styles[0].source] if styles else ["a face"])
-            self._texts_SE = self.clip.embed_texts(texts)
+            self._texts_SE = F.normalize(self.clip.embed_texts(texts), dim=1)
 
     def empty(self) -> Moments:
         """Return the moments of no picture."""

@@ -69,7 +69,7 @@ def main() -> int:
         generator = pack.generator()
         config = {"size": generator.size, "channels": generator.channels, "text_dim": found.direction_SE.shape[1]}
         told = {"pictures": options.pictures, "seed": options.seed, "seconds": seconds}
-        sha256 = add(pack, options.output, name=NETWORK, module=found, config=config, settings=told)
+        sha256 = add(pack, options.output, name=NETWORK, module=found, config=config, settings=told, numbers={"training_s": seconds})
     except (PackError, OutputError) as error:
         print(f"fit_directions: {error}", file=sys.stderr)
         return 2

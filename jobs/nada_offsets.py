@@ -22,6 +22,7 @@ from models.pack import Pack
 from models.pack_format import PackError
 from pipeline.lock import OutputError
 from training.merge import add
+from training.pack_place import output_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,12 @@ def main() -> int:
         print("nada_offsets: --tuned {}: expected one text or more, such as '{a sketch of a face: out/sketch/pack}'", file=sys.stderr)
         return 2
     try:
-        base = Pack.load(options.pack)
-        tuned = {text: Pack.load(path).generator() for text, path in options.tuned.items()}
-        found = NadaOffsets.between(base.generator(), tuned)
+        if wrong := output_problem(options.output):
+            raise OutputError(wrong)
+        base, packs = Pack.load(options.pack), {text: Pack.load(path) for text, path in options.tuned.items()}
+        found = NadaOffsets.between(base.generator(), {text: pack.generator() for text, pack in packs.items()})
         config = {"texts": list(found.texts), "size": base.info.size, "channels": dict(base.generator().channels)}
-        told = {"packs": {text: Pack.load(path).sha256 for text, path in options.tuned.items()}}
+        told = {"packs": {text: pack.sha256 for text, pack in packs.items()}}
         sha256 = add(base, options.output, name="nada", module=found, config=config, settings=told)
     except (PackError, OutputError, ValueError) as error:
         print(f"nada_offsets: {error}", file=sys.stderr)

@@ -50,6 +50,8 @@ class ClipModel(nn.Module):
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
         self._texts: dict[str, Tensor] = {}
+        self.pictures: dict[str, Tensor] = {}
+        """Embeddings of reference pictures, by their hash (models/reference.py)."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Self:
@@ -79,8 +81,9 @@ class ClipModel(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> Self:
-        """Forget the cached texts too: the weights may have changed."""
+        """Forget the cached texts and pictures too: the weights may have changed."""
         self._texts.clear()
+        self.pictures.clear()
         return super().train(mode)
 
     def embed_tokens(self, tokens_NT: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from models.encoders import Encoder4Editing
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.inverters import pooled
+from models.pack_format import PackError
 from models.reference import wanted
 from models.state import GeneratorState
 
@@ -65,6 +66,8 @@ class ClipInverterEditor:
     def of(cls, name: str, pack: Pack, settings: ClipInverterSettings) -> Self:
         """Return the editor on a pack's networks; one without a remapper edits by the adapter alone."""
         remapped = settings.remapper and "clip_remapper" in pack.info.networks
+        if not settings.adapter and not remapped:
+            raise PackError(f"editor {name!r}: adapter is false and {pack.path} has no clip_remapper, so that nothing would be edited")
         return cls(
             name, encoder=pack.network("e4e", Encoder4Editing), clip=pack.clip(),
             adapter=pack.network("clip_adapter", CLIPAdapter) if settings.adapter else None,

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 DEVIATIONS = 5.0
 """How far a channel is moved either way, in standard deviations of it."""
-BATCH = 100
+PIXELS = 100 * 64**2
+"""Of the pictures that are made at once, each way."""
 
 
 class StyleRelevance(nn.Module):
@@ -90,8 +91,9 @@ def fit(
 def _moves(generator: Generator, clip: ClipModel, own: list[Tensor], *, index: int, channel: int, step: Tensor) -> Tensor:
     """Return the mean unit difference (E,) between the embeddings with one channel of one style moved up and down."""
     differences = []
-    for first in range(0, len(own[0]), BATCH):
-        part = [style[first : first + BATCH] for style in own]
+    batch = max(1, PIXELS // generator.size**2)
+    for first in range(0, len(own[0]), batch):
+        part = [style[first : first + batch] for style in own]
         up, down = (_with(part, index=index, channel=channel, amount=amount) for amount in (step, -step))
         made = generator.render([torch.cat(pair) for pair in zip(up, down, strict=True)]).clamp(-1, 1)
         above, below = F.normalize(clip.embed_images(made), dim=1).chunk(2)

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import PixelNorm
-from models.mappers import COARSE, MEDIUM
+from models.mappers import COARSE, MEDIUM, SHARE
 
 DEPTH = 5
-SHARE = 0.1
-"""Of the mapper's output that an edit adds to the latents."""
 
 
 class Modulation(nn.Module):

@@ -58,6 +58,10 @@ class Instruction:
         """Return the fields as YAML has them, without those of a reference where there is none."""
         return {key: value for key, value in asdict(self).items() if value or not key.startswith("reference")}
 
+    def content(self) -> dict[str, object]:
+        """Return what decides on the edit: the fields of `plain`, a reference by its bytes, not by where they lie."""
+        return {key: value for key, value in self.plain().items() if key != "reference"}
+
 
 FIELDS = tuple(f.name for f in fields(Instruction) if f.name != "reference_sha256")
 REQUIRED = ("name", "source", "target")
@@ -98,9 +102,9 @@ def read_reference(name: str, place: str) -> bytes:
     try:
         with fsspec.open(place, "rb") as stream:
             data: bytes = stream.read()
-        Image.open(io.BytesIO(data)).verify()
+        Image.open(io.BytesIO(data)).convert("RGB")
         return data
-    except (OSError, ValueError, ImportError, SyntaxError) as error:
+    except (OSError, ValueError, ImportError, SyntaxError, Image.DecompressionBombError) as error:
         wrong = "there is no such file" if isinstance(error, FileNotFoundError) else "not a picture that can be read"
         raise InstructionError(f"instruction {name!r}: reference {place}: {wrong}; name a picture that every worker can read") from None
 

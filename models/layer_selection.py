@@ -68,7 +68,10 @@ def selected_layers(
     generator: Generator, clip: ClipModel, instructions: Sequence[Instruction], *, lambda_std: float = DEFAULT_LAMBDA_STD,
     by: Steps = "adam",
 ) -> list[int]:  # fmt: skip
-    """Return the output indices of the convolutions whose slot any of the instructions needs."""
+    """Return the output indices of the convolutions whose slot any of the instructions needs. Raises ValueError where that is none."""
     chosen = torch.stack([chosen_slots(movement(generator, clip, one, by=by), lambda_std=lambda_std) for one in instructions]).any(0)
     wanted = set(chosen.nonzero().flatten().tolist())
-    return [layer.index for layer in generator.layers if layer.kind == "conv" and layer.latent in wanted]
+    found = [layer.index for layer in generator.layers if layer.kind == "conv" and layer.latent in wanted]
+    if not found:
+        raise ValueError(f"layer selector: no slot moves far enough for lambda_std {lambda_std:g}; choose a smaller one, 0.6 in the paper")
+    return found

@@ -10,16 +10,13 @@ import torch
 from models.hairclip import HairClipMapper
 from models.instruction import Instruction
 from models.inversion import Inversion
-from models.mappers import MapperSet
+from models.mappers import SHARE, MapperSet
 from models.reference import wanted
 from models.state import GeneratorState
 
 if TYPE_CHECKING:
     from models.clip import ClipModel
     from models.pack import Pack
-
-SHARE = 0.1
-"""Of a mapper's output that an edit adds to the latents (StyleCLIP section 5)."""
 
 
 class MapperEditor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from models.layers import EPSILON, EqualLinear
 
+SHARE = 0.1
+"""Of a mapper's output that an edit adds to the latents (StyleCLIP section 5, HairCLIP section 3.2)."""
 DEPTH = 4
 COARSE, MEDIUM = 4, 8  # slots 0-3 are coarse, 4-7 medium, the rest fine
 LEVELS = ("course", "medium", "fine")

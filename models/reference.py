@@ -30,8 +30,10 @@ def wanted(clip: ClipModel, instruction: Instruction) -> Tensor:
     text_1E = clip.embed_texts([instruction.target])
     if not instruction.reference:
         return text_1E
-    picture = reference_picture(instruction, size=clip.image_size).to(text_1E)
-    return F.normalize(clip.embed_images(picture), dim=1) * text_1E.norm()
+    key = instruction.reference_sha256 or instruction.reference
+    if key not in clip.pictures:
+        clip.pictures[key] = clip.embed_images(reference_picture(instruction, size=clip.image_size).to(text_1E))
+    return F.normalize(clip.pictures[key].to(text_1E), dim=1) * text_1E.norm()
 
 
 def reference_picture(instruction: Instruction, *, size: int) -> Tensor:

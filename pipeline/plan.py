@@ -70,7 +70,7 @@ def make_plan(config: EditConfig) -> JobPlan:
         pack_url=pack_url,
         pack_hash=pack_hash,
         registry=tracking,
-        config_hash=config_hash(config, [instruction.plain() for instruction in instructions]),
+        config_hash=config_hash(config, [instruction.content() for instruction in instructions]),
     )
 
 

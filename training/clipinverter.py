@@ -22,7 +22,7 @@ from models.clipinverter_editor import ClipInverterEditor, edited_latents
 from models.editors import Editor
 from models.encoders import Encoder4Editing
 from models.inverters import pooled
-from models.losses import LatentPair, View, cycle_terms, global_clip_loss, manipulation_terms, weighted_sum
+from models.losses import LatentPair, View, cycle_terms, global_clip_loss, l2_loss, lpips_loss, manipulation_terms, weighted_sum
 from models.pack import Pack
 from portraits import captions, sample_parameters
 from training.data import seeded
@@ -149,11 +149,11 @@ class ClipInverterObjective(EditorObjective[Captioned]):
         with torch.no_grad():
             original = self._view(batch.image_BCHW, batch)
             start = View(image_BCHW=original.image_BCHW, identity_BE=original.identity_BE, clip_BE=self._embedded(batch.made_BCHW, batch))
-        latents, edited, terms = self._pass(batch.image_BCHW, batch.latents_BLD, batch.wanted_BE, batch, start)
+        latents, edited, beside = self._pass(batch.image_BCHW, batch.latents_BLD, batch.wanted_BE, batch)
         there = manipulation_terms(edited, start, latents=latents, change_BE=change, network=self.lpips[0])
         if self.stage.loss == "global":
             there["clip"] = global_clip_loss(edited.clip_BE, batch.wanted_BE).mean()
-        loss = weighted_sum(there, weights) + terms * batch.l2
+        loss = weighted_sum(there, weights) + self._beside(edited.image_BCHW, beside, batch.l2)
         figures = {name: value.detach() for name, value in there.items()}
         if self.stage.cycle:
             back = self._back(batch, start, edited, change)
@@ -166,35 +166,29 @@ class ClipInverterObjective(EditorObjective[Captioned]):
         made = edited.image_BCHW.detach()
         with torch.no_grad():
             latents = self.judges.inverter.invert(made).latents_BLD
-        pair, returned, _ = self._pass(made, latents, batch.own_BE, batch, start)
+        pair, returned, _ = self._pass(made, latents, batch.own_BE, batch)
         back = cycle_terms(returned, start, edited=edited, latents=pair, change_BE=change_BE, network=self.lpips[0])
         if self.stage.loss == "global":
             back["clip"] = global_clip_loss(returned.clip_BE, batch.own_BE).mean()
         return back
 
-    def _pass(
-        self, image_BCHW: Tensor, latents_BLD: Tensor, text_BE: Tensor, batch: Captioned, start: View
-    ) -> tuple[LatentPair, View, Tensor]:
-        """Return latents and view of an edit, and how far the picture without the remapper is from the start, where that counts."""
+    def _pass(self, image_BCHW: Tensor, latents_BLD: Tensor, text_BE: Tensor, batch: Captioned) -> tuple[LatentPair, View, Tensor]:
+        """Return latents and view of an edit, and the latents that the remapper was given."""
         adapter, remapper = self.networks()
         with self.mixed_precision():
             image = pooled(image_BCHW, self.frozen.encoder.input_size)
             adapted = edited_latents(image, latents_BLD, text_BE, encoder=self.frozen.encoder, adapter=adapter)
             latents = adapted if remapper is None else remapper(adapted, text_BE)
             made = self.judges.generator.synthesis(latents).float().clamp(-1, 1)
-        return (
-            LatentPair(w_BLD=latents.float(), mean_LD=self.frozen.mean_LD),
-            self._view(made, batch),
-            self._beside(made, adapted, remapper),
-        )
+        return LatentPair(w_BLD=latents.float(), mean_LD=self.frozen.mean_LD), self._view(made, batch), adapted
 
-    def _beside(self, made_BCHW: Tensor, adapted_BLD: Tensor, remapper: CLIPRemapper | None) -> Tensor:
-        """Return the weighted distance to the picture that the remapper was given, 0 in the first stage."""
-        if remapper is None:
+    def _beside(self, made_BCHW: Tensor, adapted_BLD: Tensor, l2: float) -> Tensor:
+        """Return the weighted distance to the picture of the latents that the remapper was given, 0 in the first stage."""
+        if self.networks()[1] is None:
             return made_BCHW.new_zeros(())
         with torch.no_grad():
-            plain = self.judges.generator.synthesis(adapted_BLD).clamp(-1, 1)
-        distance = (made_BCHW - plain).square().mean() + self.stage.lpips * self.lpips[0](made_BCHW, plain).mean()
+            plain = self.judges.generator.synthesis(adapted_BLD.float()).clamp(-1, 1)
+        distance = l2 * l2_loss(made_BCHW, plain) + self.stage.lpips * lpips_loss(made_BCHW, plain, network=self.lpips[0])
         return SHARE_WITHOUT * distance
 
     def _view(self, image_BCHW: Tensor, batch: Captioned) -> View:

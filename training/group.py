@@ -61,11 +61,14 @@ class Group:
         if self.world > 1:
             distributed.barrier()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module with gradients averaged over the workers; call it instead of the module."""
+    def wrap(self, module: nn.Module, *, uses_all: bool = True) -> nn.Module:
+        """Return the module with gradients averaged over the workers; call it instead of the module.
+
+        `uses_all` false says that a batch may leave parameters out, other ones on every worker.
+        """
         if self.world == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=not uses_all)
 
 
 def launched_group(device: torch.device | None = None) -> Group:

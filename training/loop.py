@@ -91,7 +91,7 @@ class _Training:
         share_batch_norms(objective, self.group)
         objective.to(self.group.device).train()
         lay_channels_last(objective.parameters())
-        self.wrapped = self.group.wrap(objective)
+        self.wrapped = self.group.wrap(objective, uses_all=objective.uses_all)
         self.optimizer = objective.optimizer()
         self.average = Average(objective.net, decay=objective.average) if objective.average is not None else None
         self.best: dict[str, object] = {}

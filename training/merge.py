@@ -12,7 +12,7 @@ from torch import nn
 
 from models.pack import Pack, dump_info, read_info, write_atomically, write_network
 from models.pack_format import INDEX, PackError, PackInfo
-from training.objective import kind_names, kind_of
+from training.objective import bonds
 from training.pack_place import begin_beside, copy_network, put_in_place, settle
 
 MEASURED = ("generator", "e4e", "hypereditor", "clip", "identity", "attributes", "landmarks")
@@ -52,15 +52,18 @@ def merge(base: Path, taken: Mapping[str, Path], folder: Path) -> tuple[str, Seq
     return sha256, left_out
 
 
-def add(base: Pack, folder: Path, *, name: str, module: nn.Module, config: Mapping[str, object], settings: Mapping[str, object]) -> str:
-    """Write a copy of a pack with one more network, in half precision, and how it was made; return its hash.
+def add(
+    base: Pack, folder: Path, *, name: str, module: nn.Module, config: Mapping[str, object], settings: Mapping[str, object],
+    numbers: Mapping[str, float] | None = None,
+) -> str:  # fmt: skip
+    """Write a copy of a pack with one more network, in half precision, how it was made and what it reached; return its hash.
 
     `folder` may be the pack's own. Raises PackError or OutputError, and then changes nothing.
     """
     new = begin_beside(folder)
     try:
         shutil.copytree(base.path, new)
-        write_network(new, name, module, config=config, dtype=torch.float16)
+        write_network(new, name, module, config=config, numbers=numbers, dtype=torch.float16)
         info = read_info(new)[0]
         trained = {**_entries(info, "trained"), name: {"settings": dict(settings), "leans_on": base.sha256}}
         write_atomically(new / INDEX, dump_info(replace(info, provenance={**info.provenance, "trained": trained})))
@@ -76,19 +79,19 @@ def _foundations(base: Pack, sources: Mapping[str, Pack]) -> set[str]:
     """Return the networks that others of the new pack are bound to. Raises PackError where one of these was trained on another."""
     origin = dict.fromkeys(base.info.networks, base) | dict(sources)
     found: set[str] = set()
-    for kind in map(kind_of, kind_names()):
-        if kind.network not in origin:
+    for name, needed in bonds().items():
+        if name not in origin:
             continue
-        own = origin[kind.network]
-        for below in kind.bound_to:
+        own = origin[name]
+        for below in needed:
             if below not in own.info.networks:  # as little as the pack that it was trained on: a pack of the encoder alone
                 continue
             if below not in origin:
-                raise PackError(f"{kind.network} of {own.path} works with its {below}, and {base.path} has none: take {below} too")
+                raise PackError(f"{name} of {own.path} works with its {below}, and {base.path} has none: take {below} too")
             if own.info.networks[below].sha256 != origin[below].info.networks[below].sha256:
                 raise PackError(
-                    f"{kind.network} of {own.path} was trained on another {below} than that of {origin[below].path}: "
-                    f"take both from one pack, or train {kind.network} on this {below}"
+                    f"{name} of {own.path} was trained on another {below} than that of {origin[below].path}: "
+                    f"take both from one pack, or train {name} on this {below}"
                 )
             found.add(below)
     return found

@@ -95,6 +95,8 @@ class Objective(nn.Module, ABC, Generic[Batch]):
     average: float | None = None
     """Decay of the exponential moving average of `net`; None keeps none."""
     clip_norm: float | None = None
+    uses_all: bool = True
+    """Whether every batch gives every parameter a gradient."""
     restarts: tuple[int, ...] = ()
     """Steps at which a new optimiser begins."""
     ahead: int = 0
@@ -175,6 +177,16 @@ class Kind:
     """Whether it can learn from pictures in shards; the others learn from rendered truth."""
     reads_latents: bool = False
     """Whether the shards have to hold latents too."""
+
+
+FITTED: Mapping[str, tuple[str, ...]] = {"nada": ("generator",), "styleclip_global": ("generator", "clip")}
+"""Networks that jobs make out of others, without a kind of their own -> what they are bound to."""
+
+
+def bonds() -> dict[str, tuple[str, ...]]:
+    """Return the networks without which each network of a pack is worthless, where there are such."""
+    kinds = [kind_of(name) for name in kind_names()]
+    return {kind.network: kind.bound_to for kind in kinds if kind.bound_to} | dict(FITTED)
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from pipeline.storage import Storage
 from training.checkpoint import Checkpoints
 from training.group import Group
 from training.loop import Fitted, LoopConfig, fit
-from training.objective import Kind, Objective, Precision, Setting, SettingError, build_objective, kind_names, kind_of
+from training.objective import Kind, Objective, Precision, Setting, SettingError, bonds, build_objective, kind_names, kind_of
 from training.shards import ShardPictures
 from training.watch import Recorder, Say, Watch
 
@@ -194,8 +194,7 @@ def _start(folder: Path, training: Training, kind: Kind, setting: Setting, *, st
         start_pack(folder, **{**DEFAULT_HEAD, **training.head}, provenance={"trained": {kind.network: plain}})  # type: ignore[arg-type]
         return
     base = setting.pack
-    bound = [name for name in kind_names() if kind.network in kind_of(name).bound_to]
-    dropped = {kind_of(name).network for name in bound} - {kind.network}
+    dropped = {name for name, below in bonds().items() if kind.network in below} - {kind.network}
     kept = {name: info for name, info in base.info.networks.items() if name not in dropped | {kind.network}}
     shutil.copytree(base.path, folder)
     trained = {name: value for name, value in _trained(base).items() if name in kept}

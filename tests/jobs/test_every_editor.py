@@ -26,7 +26,9 @@ FEW: Mapping[str, tuple[str, ...]] = {
 GLASSES = {"name": "glasses", "source": "a face", "target": "a face with glasses", "expects": {"glasses": True}}
 QUICK = ("hairclip",)
 """Run in every test run; HyperEditor runs in most tests of jobs, the others run with the long ones."""
-EDITORS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in editor_names(read_info(PACK)[0])]
+NAMES = editor_names(read_info(PACK)[0])
+assert set(QUICK) <= set(NAMES)
+EDITORS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in NAMES]
 
 
 @pytest.fixture(scope="module")

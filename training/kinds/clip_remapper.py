@@ -52,5 +52,5 @@ class RemapperObjective(ClipInverterObjective):
 
 KIND = Kind(
     config=RemapperConfig, objective=RemapperObjective, network="clip_remapper", summary="correction of edited latents (CLIPInverter)",
-    needs=("generator", "clip", "identity", "e4e"), bound_to=("generator", "clip", "e4e"),
+    needs=("generator", "clip", "identity", "e4e"), bound_to=("generator", "clip", "e4e", "clip_adapter"),
 )  # fmt: skip

@@ -18,9 +18,10 @@ from torch import Tensor
 from models.editors import Editor, HyperEditorEditor
 from models.hypereditor import HyperEditor
 from models.layer_selection import Steps, selected_layers
+from models.pack import Pack
 from models.state import GeneratorState
 from training.editing import Batch, EditingConfig, EditingObjective, chosen_instructions
-from training.objective import Kind, Setting
+from training.objective import Kind, Setting, SettingError
 
 __all__ = ["KIND", "HyperEditorConfig", "HyperEditorObjective", "chosen_instructions"]
 
@@ -56,11 +57,18 @@ class HyperEditorObjective(EditingObjective):
         self.shape = config
         self.layers = config.layers
         if config.selector is not None:
-            self.layers = selected_layers(
-                self.judges.generator, self.judges.clip, self.instructions, lambda_std=config.selector, by=config.selector_steps
-            )
+            self.layers = self._selected(config.selector, setting.needed(self.what))
         torch.manual_seed(config.seed)
         self.net: HyperEditor = HyperEditor.from_config(self.network_config())
+
+    def _selected(self, lambda_std: float, pack: Pack) -> Sequence[int]:
+        """Return what the layer selector chooses: on a CPU, so that all workers and resumed trainings choose alike."""
+        if pack.device != "cpu":
+            pack = Pack.load(pack.path)
+        try:
+            return selected_layers(pack.generator(), pack.clip(), self.instructions, lambda_std=lambda_std, by=self.shape.selector_steps)
+        except ValueError as error:
+            raise SettingError(f"settings.selector {lambda_std:g}: {error}") from error
 
     def moved(self, batch: Batch, direction_BE: Tensor, target_BE: Tensor) -> GeneratorState:
         """Return the latents with the hypernetwork's offsets."""

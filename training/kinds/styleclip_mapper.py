@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from models.editors import Editor
-from models.mapper_editors import SHARE, MapperEditor
-from models.mappers import MapperSet
+from models.mapper_editors import MapperEditor
+from models.mappers import SHARE, MapperSet
 from models.state import GeneratorState
 from training.editing import Batch, EditingConfig, EditingObjective
 from training.objective import Kind, Setting
@@ -36,6 +36,7 @@ class MapperObjective(EditingObjective):
     """A mapper per instruction's target."""
 
     what = "the mappers' training"
+    uses_all = False
 
     def __init__(self, config: MapperConfig, setting: Setting) -> None:
         super().__init__(config, setting)
