@@ -150,6 +150,8 @@ def test_a_reference_picture_is_followed_in_place_of_words(pack: Pack, inversion
     found = [editor.edit(inversion, one).latents_BLD for one in (plain, dark, light, light)]
     assert not torch.allclose(found[0], found[2]) and not torch.allclose(found[1], found[2]) and torch.equal(found[2], found[3])
     Image.new("RGB", (90, 60)).save(tmp_path / "light.png")
+    assert torch.equal(editor.edit(inversion, light).latents_BLD, found[2])  # read once
+    pack.clip().pictures.clear()
     with pytest.raises(InstructionError, match="light.png has changed: expected sha256"):
         editor.edit(inversion, light)
 
@@ -165,6 +167,11 @@ def test_references_that_cannot_be_followed_are_named(pack: Pack, tmp_path: Path
         listed.write_text(f"- {{name: like, source: a face, target: a smiling face, reference: '{reference}'}}")
         with pytest.raises(InstructionError, match=words):
             load_instructions(str(listed))
+    Image.new("RGB", (90, 60)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-200])
+    listed.write_text("- {name: like, source: a face, target: a smiling face, reference: cut.jpg}")
+    with pytest.raises(InstructionError, match="cut.jpg: not a picture that can be read"):
+        load_instructions(str(listed))
     listed.write_text("- {name: like, source: a face, target: a smiling face, reference: 3}")
     with pytest.raises(InstructionError, match="entry 1: instruction 'like': reference must be the path"):
         load_instructions(str(listed))

@@ -19,9 +19,13 @@ from training.run import Result
 from training.share import shares
 
 KINDS = tuple(SMALL)
-BOUND = {"e4e", "psp", "restyle_e4e", "restyle_psp", "w_encoder", "hyperstyle", "hypereditor"}
+EDITORS = {"hypereditor", "hairclip", "clip_adapter", "clip_remapper", "styleclip_global"}
+BOUND = {"e4e", "psp", "restyle_e4e", "restyle_psp", "w_encoder", "hyperstyle", *EDITORS}
 """Networks that are worth nothing with another generator."""
-GONE = {"generator": BOUND, "mapping": BOUND, "nada": BOUND, "clip": {"hypereditor"}, "w_encoder": {"hyperstyle"}}
+GONE = {
+    "generator": BOUND, "mapping": BOUND, "nada": BOUND, "clip": EDITORS, "w_encoder": {"hyperstyle"},
+    "e4e": {"clip_adapter", "clip_remapper"}, "clip_adapter": {"clip_remapper"},
+}  # fmt: skip
 Undisturbed = Callable[[str], tuple[Path, Result]]
 
 

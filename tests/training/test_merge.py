@@ -91,7 +91,7 @@ def test_a_kill_between_the_two_renames_is_mended_and_a_fault_leaves_nothing_beh
 
 
 def test_figures_of_a_replaced_network_are_left_out(tmp_path: Path) -> None:
-    _, left_out = merge(COMMITTED, {"e4e": trained(tmp_path / "e4e", "e4e")}, tmp_path / "new")
+    _, left_out = merge(COMMITTED, {"landmarks": trained(tmp_path / "landmarks", "landmarks")}, tmp_path / "new")
     assert left_out == list(Pack.load(COMMITTED).info.files) and left_out
     assert not any((tmp_path / "new" / name).exists() for name in left_out)
     assert Pack.load(tmp_path / "new").info.files == {}
