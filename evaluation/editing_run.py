@@ -128,11 +128,14 @@ class Session:
 
     def _overview(self, instructions: Sequence[Instruction], labels: Sequence[str]) -> bytes:
         before: dict[str, dict[str, Tensor]] = {"input": {}}
+        short = [key.partition("{")[0] for key in self.inversions]
         for one in instructions:
             few = list(self.chosen[one.name][: editing_sheets.PEOPLE])
             before["input"][one.name] = self.data.aligned_BCHW[few].cpu()
             for key, inversions in self.inversions.items():
-                before.setdefault(f"inverted: {key.partition('{')[0]}", {})[one.name] = inversions.rows(few).made_BCHW.cpu()
+                name = key.partition("{")[0]
+                label = f"inverted: {name if short.count(name) == 1 else key}"
+                before.setdefault(label, {})[one.name] = inversions.rows(few).made_BCHW.cpu()
         return editing_sheets.overview(instructions, before, {label: self.shown[label] for label in labels})
 
     def _of_one(self, row: Prepared, others: Mapping[str, Generator]) -> dict[str, Sheet]:

@@ -204,10 +204,11 @@ def measure_row(
     for instruction in row.instructions:
         rows = list(chosen[instruction.name][: row.pictures])
         if row.method.editor not in TEXT_OPTIMISERS:
+            first = inversions.rows(rows).slice(0, 1)
+            finish(first.made_BCHW.device)
             start = time.perf_counter()
-            row.editor.edit(
-                inversions.rows(rows[:1]), instruction
-            )  # what is done once, such as finding a direction, has no part in the rest
+            row.editor.edit(first, instruction)  # what is done once, such as finding a direction, has no part in the rest
+            finish(first.made_BCHW.device)
             prepared_s += time.perf_counter() - start
         cells[instruction.name], made = _cell(row, judge, inversions, rows, instruction)
         pictures[instruction.name] = made[:shown]

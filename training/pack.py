@@ -24,8 +24,11 @@ from training.edits import Judges, measure, summary
 from training.group import Group
 from training.kinds.attributes import AttributesConfig
 from training.kinds.clip import ClipConfig
+from training.kinds.clip_adapter import AdapterConfig
+from training.kinds.clip_remapper import RemapperConfig
 from training.kinds.e4e import EncoderConfig
 from training.kinds.generator import GeneratorConfig
+from training.kinds.hairclip import HairClipConfig
 from training.kinds.hypereditor import HyperEditorConfig, chosen_instructions
 from training.kinds.hyperstyle import HyperStyleConfig
 from training.kinds.identity import IdentityConfig
@@ -49,6 +52,9 @@ REPLACED = "replaced"
 ABLATION_STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
 # What a shortened recipe shortens, and down to what.
 LEAST = {"steps": 3, "pairwise_steps": 3, "pictures": 200, "pairs": 200, "people": 200, "empty": 20, "merges": 200, "measured": 60}
+
+EDITING = "configs/train/editing_instructions.yaml"
+"""What HairCLIP and CLIPInverter are trained or measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +147,11 @@ def recipe(scale: float = 1.0) -> Recipe:
         "restyle_e4e": Stage(network="restyle_e4e", settings=ReStyleConfig(), needs={**encoded, "e4e": "e4e"}),
         "psp": Stage(network="psp", settings=PspConfig(), needs={**encoded, "e4e": "e4e"}),
         "parser": Stage(network="parser", settings=ParserConfig()),
+        "hairclip": Stage(network="hairclip", settings=HairClipConfig(instructions=EDITING), needs=edited),
+        "clip_adapter": Stage(network="clip_adapter", settings=AdapterConfig(instructions=EDITING), needs=edited),
+        "clip_remapper": Stage(
+            network="clip_remapper", settings=RemapperConfig(instructions=EDITING), needs={**edited, "clip_adapter": "clip_adapter"}
+        ),
         "restyle_psp": Stage(network="restyle_psp", settings=ReStylePspConfig(), needs={**encoded, "psp": "psp"}),
     }
     return Recipe(stages={name: replace(stage, settings=shortened(stage.settings, scale)) for name, stage in stages.items()}, scale=scale)
