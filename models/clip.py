@@ -45,8 +45,9 @@ class ClipModel(nn.Module):
         text["vocab_size"] = self.tokenizer.vocab_size
         vision = dict(model["vision_cfg"])  # type: ignore[call-overload]
         self.image_size = int(vision["image_size"])
+        self.embed_dim = int(model["embed_dim"])  # type: ignore[call-overload]
         self.templates = tuple(templates)
-        self.clip = CLIP(int(model["embed_dim"]), vision, text, quick_gelu=bool(model.get("quick_gelu", False)))  # type: ignore[call-overload]
+        self.clip = CLIP(self.embed_dim, vision, text, quick_gelu=bool(model.get("quick_gelu", False)))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
         self._texts: dict[str, Tensor] = {}

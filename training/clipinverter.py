@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -199,7 +199,3 @@ class ClipInverterObjective(EditorObjective[Captioned]):
     def _embedded(self, image_BCHW: Tensor, batch: Captioned) -> Tensor:
         with self.mixed_precision():
             return self.judges.clip.embed_images(self.shown_to_clip(image_BCHW, batch.window_B3, batch.wear_seeds)).float()
-
-    def extra_config(self) -> Mapping[str, object]:
-        """Return what both networks' configs share."""
-        return {"text_dim": int(self.judges.clip.embed_texts(["a face"]).shape[1])}

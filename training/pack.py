@@ -20,6 +20,7 @@ from models.instruction import Instruction
 from models.pack import Pack, add_file, start_pack
 from pipeline.lock import WORK
 from training.data import HELD_OUT, VALIDATION
+from training.editing import chosen_instructions
 from training.edits import Judges, measure, summary
 from training.group import Group
 from training.kinds.attributes import AttributesConfig
@@ -29,7 +30,7 @@ from training.kinds.clip_remapper import RemapperConfig
 from training.kinds.e4e import EncoderConfig
 from training.kinds.generator import GeneratorConfig
 from training.kinds.hairclip import HairClipConfig
-from training.kinds.hypereditor import HyperEditorConfig, chosen_instructions
+from training.kinds.hypereditor import HyperEditorConfig
 from training.kinds.hyperstyle import HyperStyleConfig
 from training.kinds.identity import IdentityConfig
 from training.kinds.landmarks import LandmarksConfig

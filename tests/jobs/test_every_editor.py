@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from jobs.make_portraits import Options, write
 from models.editor_names import editor_names
 from models.pack_format import read_info
 from tests.commands import ROOT
-from tests.jobs.world import run, tree
+from tests.jobs.halves import resumed_equals_whole
+from tests.jobs.world import run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 PACK = ROOT / "packs" / "portraits64"
@@ -44,19 +44,8 @@ def test_it_runs_end_to_end_and_resumes(editor: str, raw: Path, joined: Mapping[
     listed = tmp_path / "glasses.yaml"
     listed.write_text(json.dumps([GLASSES]))
 
-    def edit(what: Path, out: Path) -> dict[str, object]:
-        flags = ["--input", str(what), "--output", str(out), "--pack", str(PACK), "--editor", editor, "--instructions", str(listed)]
-        ended = run([*flags, "--tracking.enabled", "false", "--workers.threads", "1", *FEW.get(editor, ())], env=joined)
-        assert ended.code == 0, ended.err[-3000:]
-        return ended.result
-
-    half = edit(sorted(raw.glob("*.tar"))[0], tmp_path / "halves")
-    whole = edit(raw, tmp_path / "halves")
-    assert (half["shards"], whole["shards"], whole["samples"]) == (1, 2, 4)
-    edit(raw, tmp_path / "at_once")
-    assert tree(tmp_path / "halves") == tree(tmp_path / "at_once")
-    assert (tmp_path / "halves" / "report.html").is_file()
-    rows = pq.read_table(tmp_path / "halves" / "manifests").to_pylist()
+    flags = ["--pack", str(PACK), "--editor", editor, "--instructions", str(listed), *FEW.get(editor, ())]
+    rows = resumed_equals_whole(raw, flags, tmp_path, env=joined)
     assert [(row["status"], row["editor"]) for row in rows] == [("ok", editor)] * 4
     if editor not in FEW:  # with so few steps those are not done
         assert sum(bool(row["success"]) for row in rows) >= 2

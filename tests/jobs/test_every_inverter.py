@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from jobs.make_portraits import Options, write
 from models.inverter_names import OPTIMISERS, inverter_names
 from models.pack_format import read_info
 from tests.commands import ROOT
-from tests.jobs.world import run, tree
+from tests.jobs.halves import resumed_equals_whole
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 PACK = ROOT / "packs" / "portraits64"
@@ -38,19 +37,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("inverter", INVERTERS)
 def test_it_runs_end_to_end_and_resumes(inverter: str, raw: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
-    def invert(what: Path, out: Path) -> dict[str, object]:
-        flags = ["--input", str(what), "--output", str(out), "--pack", str(PACK), "--inverter", inverter, "--keep", "inversion", "latents"]
-        ended = run([*flags, "--tracking.enabled", "false", "--workers.threads", "1", *FEW_STEPS.get(inverter, ())], env=joined)
-        assert ended.code == 0, ended.err[-3000:]
-        return ended.result
-
-    half = invert(sorted(raw.glob("*.tar"))[0], tmp_path / "halves")
-    whole = invert(raw, tmp_path / "halves")
-    assert (half["shards"], whole["shards"], whole["samples"]) == (1, 2, 4)
-    invert(raw, tmp_path / "at_once")
-    assert tree(tmp_path / "halves") == tree(tmp_path / "at_once")
-    assert (tmp_path / "halves" / "report.html").is_file()
-    rows = pq.read_table(tmp_path / "halves" / "manifests").to_pylist()
+    flags = ["--pack", str(PACK), "--inverter", inverter, "--keep", "inversion", "latents", *FEW_STEPS.get(inverter, ())]
+    rows = resumed_equals_whole(raw, flags, tmp_path, env=joined)
     assert [row["status"] for row in rows] == ["ok"] * 4
     if inverter not in OPTIMISERS:  # with so few steps those are not done
-        assert min(row["identity"] for row in rows) > 0.3
+        assert min(row["identity"] for row in rows) > 0.3  # type: ignore[type-var,operator]

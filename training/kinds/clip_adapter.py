@@ -40,7 +40,7 @@ class AdapterObjective(ClipInverterObjective):
         """Return the widths of the encoder's maps, finest first."""
         encoder = self.frozen.encoder
         widths = [encoder.latlayer2.in_channels, encoder.latlayer1.in_channels, encoder.latlayer1.out_channels]
-        return {"widths": widths, "groups": self.shape.groups, "residual": self.shape.residual, **self.extra_config()}
+        return {"widths": widths, "groups": self.shape.groups, "residual": self.shape.residual, "text_dim": self.judges.clip.embed_dim}
 
 
 KIND = Kind(

@@ -46,8 +46,10 @@ class RemapperObjective(ClipInverterObjective):
     def network_config(self) -> Mapping[str, object]:
         """Return the remapper's widths."""
         generator = self.judges.generator
-        shape = {"size": generator.size, "channels": generator.channels, "style_dim": generator.style_dim, "variant": self.shape.variant}
-        return shape | dict(self.extra_config())
+        return {
+            "size": generator.size, "channels": generator.channels, "style_dim": generator.style_dim, "variant": self.shape.variant,
+            "text_dim": self.judges.clip.embed_dim,
+        }  # fmt: skip
 
 
 KIND = Kind(

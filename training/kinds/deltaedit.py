@@ -84,8 +84,7 @@ class DeltaEditObjective(Objective[Batch]):
         pack = setting.needed("DeltaEdit's training")
         self.frozen: tuple[Generator, ClipModel] = (pack.generator(), pack.clip())
         generator, clip = self.frozen
-        text_dim = clip.embed_texts(["a face"]).shape[1]
-        shape = {"size": generator.size, "channels": generator.channels, "text_dim": text_dim}
+        shape = {"size": generator.size, "channels": generator.channels, "text_dim": clip.embed_dim}
         self.shape = {**shape, "width": config.width, "depth": config.depth}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

@@ -58,8 +58,7 @@ class HairClipObjective(EditingObjective):
 
     def network_config(self) -> Mapping[str, object]:
         """Return the mapper's widths."""
-        text_dim = self.judges.clip.embed_texts(["a face"]).shape[1]
-        return {"style_dim": self.judges.generator.style_dim, "text_dim": text_dim}
+        return {"style_dim": self.judges.generator.style_dim, "text_dim": self.judges.clip.embed_dim}
 
 
 KIND = Kind(

@@ -20,10 +20,8 @@ from models.hypereditor import HyperEditor
 from models.layer_selection import Steps, selected_layers
 from models.pack import Pack
 from models.state import GeneratorState
-from training.editing import Batch, EditingConfig, EditingObjective, chosen_instructions
+from training.editing import Batch, EditingConfig, EditingObjective
 from training.objective import Kind, Setting, SettingError
-
-__all__ = ["KIND", "HyperEditorConfig", "HyperEditorObjective", "chosen_instructions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +81,7 @@ class HyperEditorObjective(EditingObjective):
         config, judges = self.shape, self.judges
         return {
             "size": judges.generator.size, "channels": judges.generator.channels, "kernel_size": config.kernel_size,
-            "input_size": judges.generator.size, "text_dim": judges.clip.embed_texts(["a face"]).shape[1],
+            "input_size": judges.generator.size, "text_dim": judges.clip.embed_dim,
             "widths": list(config.widths), "depths": list(config.depths), "inner": config.inner,
         } | ({} if self.layers is None else {"layers": list(self.layers)})  # fmt: skip
 
