@@ -11,6 +11,7 @@ DONE = 0.6
 """The success from which a method's care for the rest counts: one that does nothing keeps everything."""
 MOVES_WEIGHTS = ("hypereditor", "nada")
 STYLE_HIGH, STYLE_LOW = 0.8, 0.4
+FEWER = 0.75
 AS_GOOD = 0.05
 """How much lower a success may be and still be called equal."""
 PAPER_COLUMNS: Mapping[str, tuple[str, bool]] = {
@@ -33,7 +34,7 @@ class Check:
 
 def checks(rows: Rows) -> list[Check]:
     """Return every claim that these rows can speak to."""
-    parts = (_closest_to_text, _keeps_rest, _styles, _hyperstyle, _clipinverter, _ablations, _sweep)
+    parts = (_closest_to_text, _keeps_rest, _styles, _hyperstyle, _clipinverter, _ablations, _rewordings, _sweep, _selections)
     return [check for part in parts for check in part(rows)]
 
 
@@ -158,7 +159,7 @@ def _clipinverter(rows: Rows) -> Iterator[Check]:
 def _ablations(rows: Rows) -> Iterator[Check]:
     for label, row in rows.items():
         whole = rows.get(row.ablates) if row.ablates is not None else None
-        if whole is None:
+        if whole is None or row.reworded or row.sweep is not None:
             continue
         column, better = row.worse_on, row.worse_on not in LESS_IS_BETTER
         a, b = _shared(row, whole).get(column), _shared(whole, row).get(column)
@@ -176,8 +177,34 @@ def _shared(row: Row, other: Row) -> Numbers:
 
 def _sweep(rows: Rows) -> Iterator[Check]:
     swept = sorted((row.sweep, label) for label, row in rows.items() if row.sweep is not None)
-    sizes = [(label, rows[label].parameters or 0) for _, label in swept]
+    sizes = [(label, rows[label].heads or rows[label].parameters or 0) for _, label in swept]
     if len(sizes) > 1:
         falling = all(a > b for (_, a), (_, b) in zip(sizes, sizes[1:], strict=False))
         told = ", ".join(f"{label} {size / 1e6:.2f} M" for label, size in sizes)
         yield Check(claim="A higher lambda_std leaves fewer parameters", source="HyperEditor Table 3", holds=falling, numbers=told)
+
+
+def _rewordings(rows: Rows) -> Iterator[Check]:
+    for label, row in rows.items():
+        whole = rows.get(row.ablates) if row.ablates is not None and row.reworded else None
+        if whole is not None:
+            a, b = _shared(row, whole)["success"], _shared(whole, row)["success"]
+            yield Check(
+                claim=f"{label} succeeds as often as {row.ablates}, within {AS_GOOD:.0%}", source="one model for many wordings",
+                holds=a >= b - AS_GOOD, numbers=f"{a:.1%} against {b:.1%}",
+            )  # fmt: skip
+
+
+def _selections(rows: Rows) -> Iterator[Check]:
+    """Hold networks whose layers were selected against those that have all layers."""
+    for label, row in rows.items():
+        whole = rows.get(row.ablates) if row.ablates is not None and row.sweep is not None else None
+        if whole is None or not whole.heads or not row.heads:
+            continue
+        fewer, a, b = 1 - row.heads / whole.heads, _shared(row, whole)["success"], _shared(whole, row)["success"]
+        yield Check(
+            claim=f"{label} has {FEWER:.0%} fewer parameters than {row.ablates} or more, and succeeds as often within {AS_GOOD:.0%}",
+            source="HyperEditor Table 1, its adaptive layer selector", holds=fewer >= FEWER and a >= b - AS_GOOD,
+            numbers=f"{fewer:.1%} fewer ({row.heads / 1e6:.2f} M in its heads against {whole.heads / 1e6:.2f} M); "
+            f"success {a:.1%} against {b:.1%}",
+        )  # fmt: skip

@@ -101,7 +101,7 @@ def hypereditor_table(findings: Findings) -> Table:
         columns[f"FID-{place} ↓"] = _column(cells, "fid", form="%.3f")
     columns["CS ↑"] = _column(means, "cs", form="%.2f")
     columns["Success ↑"] = _column(means, "success", form="%.1f", scale=100)
-    columns["Nop ↓"] = {label: Value(text=millions(row.parameters)) for label, row in rows.items()}
+    columns["Nop ↓"] = {label: Value(text=millions(row.heads or row.parameters)) for label, row in rows.items()}
     return _table(columns, compared(rows), paper=papers.HYPEREDITOR_1)
 
 
@@ -142,7 +142,7 @@ def sweep_table(rows: Mapping[str, Row]) -> Table | None:
         heading = f"{name.removesuffix('_db').upper()} {'↑' if more else '↓'}"
         columns[heading] = {label: Value(text=f"{figures[label]:.3f} ({rank[label]})", best=rank[label] == 1) for label in figures}
     columns["AR ↓"] = {label: Value(text=f"{sum(found) / len(found):.1f}") for label, found in places.items() if found}
-    columns["Nop ↓"] = {label: Value(text=millions(row.parameters)) for label, row in swept.items()}
+    columns["Nop ↓"] = {label: Value(text=millions(row.heads or row.parameters)) for label, row in swept.items()}
     return _table(columns, swept, paper=papers.HYPEREDITOR_3)
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from torch import nn
@@ -13,10 +14,13 @@ from torch import nn
 from evaluation.held_out import HELD_OUT_SEED
 from models.editor_names import METHODS, TEXT_OPTIMISERS, problem
 from models.editors import Editor
+from models.hypereditor import HyperEditor
 from models.instruction import Instruction, InstructionError, load_instructions
+from models.inversion import Inversion
 from models.inverter_names import OPTIMISERS
 from models.inverters import Inverter
 from models.pack import Pack, PackError, PackInfo
+from models.state import GeneratorState
 
 NEEDED = ("generator", "clip", "identity", "attributes", "landmarks")
 ENCODERS = ("e4e", "w_encoder", "psp")
@@ -26,6 +30,7 @@ SHARED = frozenset({"generator", "clip", "attributes", "identity", *ENCODERS})
 OPTIONAL: Mapping[str, frozenset[str]] = {"clipinverter": frozenset({"clip_remapper"})}
 """Networks that an editor uses where the pack has them."""
 Say = Callable[[str], None]
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +38,10 @@ class Method:
     """One row: an editor on an inverter's states.
 
     `strength` is that of all instructions but those in `strengths`; None leaves each its own. `pack` holds the editor where it was trained
-    apart, on the same generator. `ablates` names the row that this one leaves something out of, and `worse_on` the figure that it should be
-    worse on for that. `sweep` is the lambda_std that a row of HyperEditor Table 3 was trained with. `instructions` are all where empty.
+    apart, on the same generator, and `packs` one for each instruction, which are then all that the row follows. `wordings` is a file that
+    says instructions, by name, in other words. `ablates` names the row that this one leaves something out of, and `worse_on` the figure
+    that it should be worse on for that. `sweep` is the lambda_std that a row of HyperEditor Table 3 was trained with. `instructions` are
+    all where empty.
     """
 
     editor: str = "hypereditor"
@@ -44,6 +51,8 @@ class Method:
     strength: float | None = None
     strengths: Mapping[str, float] = field(default_factory=dict)
     pack: str | None = None
+    packs: Mapping[str, str] = field(default_factory=dict)
+    wordings: str | None = None
     ablates: str | None = None
     worse_on: str = "ama"
     sweep: float | None = None
@@ -53,6 +62,15 @@ class Method:
         """Return the instruction as strong as this method needs it. Raises InstructionError."""
         strength = self.strengths.get(instruction.name, self.strength)
         return instruction if strength is None else replace(instruction, strength=strength)
+
+    def asked(self, instructions: Sequence[Instruction]) -> list[Instruction]:
+        """Return those of the instructions that the row is measured on, in its words. Raises InstructionError."""
+        chosen = self.instructions or tuple(self.packs)
+        wanted = [one for one in instructions if not chosen or one.name in chosen]
+        if self.wordings is None:
+            return wanted
+        said = {one.name: one for one in load_instructions(self.wordings)}
+        return [replace(one, source=said[one.name].source, target=said[one.name].target) for one in wanted if one.name in said]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +112,21 @@ class Prepared:
     networks: tuple[str, ...] = ()
     """What the editor needs beyond what it shares with others."""
     parameters: int | None = None
+    heads: int | None = None
+    """Parameters of a hypernetwork's heads alone: what HyperEditor's tables count, whose smallest is smaller than its trunk."""
     training_s: float | None = None
+
+
+class EditorPerInstruction:
+    """An editor of its own for every instruction, by name."""
+
+    def __init__(self, name: str, editors: Mapping[str, Editor]) -> None:
+        self.name = name
+        self.editors = editors
+
+    def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
+        """Return the state that the instruction's editor makes."""
+        return self.editors[instruction.name].edit(inversion, instruction)
 
 
 def group(instruction: Instruction) -> str:
@@ -143,33 +175,69 @@ def prepare(pack: Pack, plan: Plan, *, say: Say) -> dict[str, Prepared]:
     if min(plan.pictures, plan.optimised) < 1 or not plan.methods:
         raise PackError(f"--pictures {plan.pictures}, --optimised {plan.optimised}: expected 1 or more, and at least one row in --methods")
     _check_instructions(pack, plan)
-    others = {path: Pack.load(path, device=pack.device) for path in {m.pack for m in plan.methods.values()} if path is not None}
+    paths = {path for method in plan.methods.values() for path in (method.pack, *method.packs.values()) if path}
+    others = {path: Pack.load(path, device=pack.device) for path in sorted(paths)}
     rows = {}
     for label, method in plan.methods.items():
-        own = others[method.pack] if method.pack is not None else pack
-        _check_links(label, method, plan=plan, pack=pack, own=own)
+        own = {name: others[path] for name, path in method.packs.items()} or {"": others[method.pack] if method.pack else pack}
+        for one in own.values():
+            _check_links(label, method, plan=plan, pack=pack, own=one)
         rows[label] = _row(label, method, plan=plan, pack=pack, own=own, say=say)
     return rows
 
 
-def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pack, say: Say) -> Prepared:
-    editor = own.editor(method.editor, method.settings)
-    wanted = [one for one in plan.all_instructions if not method.instructions or one.name in method.instructions]
-    able = [one for one in wanted if problem(own.info, method.editor, one) is None]
-    if not able:
-        raise InstructionError(f"row {label!r}: {problem(own.info, method.editor, wanted[0])}")
-    if len(able) < len(wanted):
-        say(f"{label}: follows {len(able)} of {len(wanted)} instructions; {problem(own.info, method.editor, _first_other(wanted, able))}")
-    known, names = own.info.networks.get(method.editor), networks_of(own.info, method)
-    trained = [seconds for name in names if (seconds := own.info.networks[name].numbers.get("training_s")) is not None]
+def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Mapping[str, Pack], say: Say) -> Prepared:
+    """Return a row whose editor is in one pack, or in one for each instruction."""
+    editors = {name: one.editor(method.editor, method.settings) for name, one in own.items()}
+    editor = EditorPerInstruction(method.editor, editors) if method.packs else editors[""]
+    infos = [one.info for one in own.values()]
+    names = networks_of(infos[0], method)
+    sizes = [Sizes.of(one, names) for one in own.values()]
+    known = infos[0].networks.get(method.editor)
     return Prepared(
         label=label, method=method, editor=editor, inverter=pack.inverter(method.inverter, method.inverter_settings),
-        instructions=tuple(method.scaled(one) for one in able),
+        instructions=tuple(method.scaled(one) for one in _able(label, method, plan=plan, info=infos[0], say=say)),
         pictures=min(plan.pictures, plan.optimised) if optimises(method) else plan.pictures,
         kind=known.kind if known is not None else "", networks=tuple(names),
-        parameters=sum(parameters(own.network(name, nn.Module)) for name in names) or None,
-        training_s=sum(trained) if trained else None,
+        parameters=_mean([one.parameters for one in sizes]), heads=_mean([one.heads for one in sizes]),
+        training_s=_mean([one.training_s for one in sizes]),
     )  # fmt: skip
+
+
+def _able(label: str, method: Method, *, plan: Plan, info: PackInfo, say: Say) -> list[Instruction]:
+    """Return what a row's editor can follow of what it is asked. Raises InstructionError where that is nothing."""
+    wanted = method.asked(plan.all_instructions)
+    if not wanted:
+        raise InstructionError(f"row {label!r}: {method.wordings} says none of the instructions that are measured, by their names")
+    able = [one for one in wanted if problem(info, method.editor, one) is None]
+    if not able:
+        raise InstructionError(f"row {label!r}: {problem(info, method.editor, wanted[0])}")
+    if len(able) < len(wanted):
+        say(f"{label}: follows {len(able)} of {len(wanted)} instructions; {problem(info, method.editor, _first_other(wanted, able))}")
+    return able
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Parameters of an editor's networks, those of hypernetworks' heads, and the seconds of training; None where there are none."""
+
+    parameters: int | None
+    heads: int | None
+    training_s: float | None
+
+    @classmethod
+    def of(cls, pack: Pack, names: Sequence[str]) -> Sizes:
+        """Return those of some networks of a pack together."""
+        networks = [pack.network(name, nn.Module) for name in names]
+        trained = [seconds for name in names if (seconds := pack.info.networks[name].numbers.get("training_s")) is not None]
+        heads = sum(parameters(network.hypernetworks) for network in networks if isinstance(network, HyperEditor))
+        return cls(parameters=sum(map(parameters, networks)) or None, heads=heads or None, training_s=sum(trained) if trained else None)
+
+
+def _mean(values: Sequence[N | None]) -> N | None:
+    """Return the mean of numbers, in their type; None where one is missing."""
+    known = [value for value in values if value is not None]
+    return type(known[0])(sum(known) / len(known)) if known and len(known) == len(values) else None
 
 
 def optimises(method: Method) -> bool:
@@ -204,7 +272,10 @@ def _check_links(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pac
     if method.ablates is not None and method.ablates not in plan.methods:
         raise PackError(f"row {label!r}: ablates {method.ablates!r}, which is no row; rows: {', '.join(plan.methods)}")
     names = [one.name for one in plan.all_instructions]
-    for what, given in (("instruction", method.instructions), ("strength of", method.strengths)):
+    given_names = (("instruction", method.instructions), ("strength of", method.strengths), ("pack of", method.packs))
+    if method.pack is not None and method.packs:
+        raise PackError(f"row {label!r}: has `pack` and `packs`; give one of them")
+    for what, given in given_names:
         for name in given:
             if name not in names:
                 raise PackError(f"row {label!r}: {what} {name!r} is not among those measured: {', '.join(names)}")

@@ -53,7 +53,10 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a method did altogether; `attributes`, `styles` and `pairs` are means over the instructions of each kind."""
+    """What a method did altogether; `attributes`, `styles` and `pairs` are means over the instructions of each kind.
+
+    `heads` are the parameters of a hypernetwork's heads, `reworded` says whether the instructions were given in other words.
+    """
 
     editor: str
     inverter: str
@@ -62,6 +65,8 @@ class Row:
     worse_on: str = "ama"
     sweep: float | None = None
     parameters: int | None = None
+    heads: int | None = None
+    reworded: bool = False
     training_s: float | None = None
     inversion_s: float = 0.0
     cells: Mapping[str, Cell]
@@ -219,7 +224,8 @@ def measure_row(
     trained = row.training_s if row.networks or method.editor in TEXT_OPTIMISERS else prepared_s
     found = Row(
         editor=method.editor, inverter=method.inverter, kind=row.kind, ablates=method.ablates, worse_on=method.worse_on, sweep=method.sweep,
-        parameters=row.parameters, training_s=trained, inversion_s=inversions.seconds_each, cells=cells,
+        parameters=row.parameters, heads=row.heads, reworded=method.wordings is not None, training_s=trained,
+        inversion_s=inversions.seconds_each, cells=cells,
     )  # fmt: skip
     return found.summed(), pictures
 

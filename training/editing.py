@@ -27,6 +27,7 @@ from training.edits import Inversions, Judges, eligible, invert, measure, measur
 from training.objective import Objective, Setting, SettingError, Split, cosine
 from training.share import Share
 from training.windows import seen_through, windows
+from training.wordings import WORDINGS, requests
 
 INSTRUCTIONS = "configs/train/hypereditor_instructions.yaml"
 Drawn = TypeVar("Drawn")
@@ -59,6 +60,10 @@ class EditingConfig:
     """Largest share of the side that the windows leave out through which CLIP sees the pictures; 0 shows them whole."""
     wear: float = 1.0
     """How strongly both pictures are blurred, grained and shifted in light before CLIP sees them; 0 leaves them as they are."""
+    wordings: float = 0.0
+    """Share of the samples whose text says the same in other words; instructions that expect nothing keep their own."""
+    pairs: float = 0.0
+    """Share of the samples that are asked for two of the attributes at once."""
     seed: int = 71
     measured: int = 200
     """Portraits that each instruction is measured on."""
@@ -66,6 +71,8 @@ class EditingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.zoom < 1 or self.wear < 0:
             raise ValueError(f"zoom {self.zoom}, wear {self.wear}: expected a share below 1, and 0 or more")
+        if not (0 <= self.wordings <= 1 and 0 <= self.pairs < 1):
+            raise ValueError(f"wordings {self.wordings}, pairs {self.pairs}: expected shares of the samples, pairs below 1")
 
     def resolved(self) -> Self:
         """Return the settings with the chosen instructions in place of the file's name. Raises InstructionError or ValueError."""
@@ -159,9 +166,10 @@ class EditorObjective(Objective[Drawn]):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Each sample's instruction, picture and reconstruction in [-1, 1], latents, window and seed of wear, and this step's weight of L2."""
+    """Each sample's request, wording, picture and reconstruction in [-1, 1], latents, window, wear seed, and this step's weight of L2."""
 
     kind_B: Tensor
+    wording_B: Tensor
     before_BCHW: Tensor
     made_BCHW: Tensor
     latents_BLD: Tensor
@@ -177,9 +185,10 @@ class EditingObjective(EditorObjective[Batch]):
 
     def __init__(self, config: EditingConfig, setting: Setting) -> None:
         super().__init__(config, setting)
-        self.target_KE = self.judges.clip.embed_texts([i.target for i in self.instructions])
-        self.direction_KE = self.target_KE - self.judges.clip.embed_texts([i.source for i in self.instructions])
-        self.register_buffer("difficulty_K", torch.ones(len(self.instructions)))
+        self.requests = requests(
+            self.instructions, self.judges.clip, wordings=config.wordings > 0, pairs=config.pairs > 0, seed=config.seed
+        )
+        self.register_buffer("difficulty_K", torch.ones(len(self.requests.instructions)))
         self.ahead = 2 if setting.pictures is not None else 0
         self.phase = -1
 
@@ -194,13 +203,16 @@ class EditingObjective(EditorObjective[Batch]):
         """
         phase, _ = self.phase_at(share.step)
         stream = share.stream()
-        weights = self.difficulty_K.cpu() + 0.1 if not self.ahead else torch.ones(len(self.instructions))
+        weights = self.difficulty_K.cpu() + 0.1 if not self.ahead else torch.ones_like(self.difficulty_K, device="cpu")
+        if self.config.pairs:
+            weights = self.requests.weights(weights, pairs=self.config.pairs)
         kind = torch.multinomial(weights, share.batch, replacement=True, generator=stream)
         window = share.own(windows(share.batch, zoom=self.config.zoom, whole=0.0, generator=share.stream(2)))
         kind, device = share.own(kind), self.setting.group.device
         before, made, latents = self._rendered(share, phase, kind) if self.setting.pictures is None else self._read(share)
         return Batch(
             kind_B=kind.to(device),
+            wording_B=self._wordings(share, kind).to(device),
             before_BCHW=before,
             made_BCHW=made,
             latents_BLD=latents,
@@ -209,11 +221,17 @@ class EditingObjective(EditorObjective[Batch]):
             l2=self.config.phases[phase][1],
         )
 
+    def _wordings(self, share: Share, kind_B: Tensor) -> Tensor:
+        """Return which wording each sample is asked in; a pair has none of its own."""
+        stream = share.stream(4)
+        other = share.own(torch.rand(share.batch, generator=stream) < self.config.wordings) | (kind_B >= self.requests.singles)
+        return torch.where(other, share.own(torch.randint(WORDINGS, (share.batch,), generator=stream)), 0)
+
     def _rendered(self, share: Share, phase: int, kind_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return pictures, reconstructions and latents of rendered portraits that do not show what is asked for."""
         if phase != self.phase:
             self.phase, self.data = phase, _invert(self.config.pictures, self.judges, seed=self.seed + phase)
-            self.rows_of = [eligible(instruction, self.data.parameters) for instruction in self.instructions]
+            self.rows_of = [eligible(instruction, self.data.parameters) for instruction in self.requests.instructions]
         chance = share.own(torch.rand(share.batch, generator=share.stream(1)))
         own = [self.rows_of[k] for k in kind_B.tolist()]
         rows = torch.stack([candidates[int(c * len(candidates))] for candidates, c in zip(own, chance.tolist(), strict=True)])
@@ -232,7 +250,8 @@ class EditingObjective(EditorObjective[Batch]):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the losses, and each sample's CLIP loss with its instruction for `observe`."""
         config, judges = self.config, self.judges
-        direction, target = self.direction_KE[batch.kind_B], self.target_KE[batch.kind_B]
+        target = self.requests.targets_KVE[batch.kind_B, batch.wording_B]
+        direction = target - self.requests.sources_KE[batch.kind_B]
         with self.mixed_precision():
             state = self.moved(batch, direction, target)
             edited = judges.generator.synthesis(state.latents_BLD, state.offsets).float()

@@ -93,6 +93,19 @@ def test_the_sweep_has_to_shrink() -> None:
     assert found({**rows, "0.6": row("hypereditor", GOOD, sweep=0.6, parameters=1)}, words="fewer parameters") == [False]
 
 
+def test_a_selection_of_layers_has_to_be_small_and_as_good() -> None:
+    whole = row("hypereditor", GOOD, heads=100)
+    for heads, numbers, holds in ((25, GOOD, True), (30, GOOD, False), (20, {**GOOD, "success": 0.8}, False)):
+        rows = {"all": whole, "selected": row("hypereditor", numbers, heads=heads, sweep=0.6, ablates="all")}
+        assert found(rows, words="fewer parameters than all") == [holds] and found(rows, words="is worse on") == []
+
+
+def test_other_words_have_to_succeed_as_often() -> None:
+    for success, holds in ((0.86, True), (0.8, False)):
+        rows = {"HE": row("hypereditor", GOOD), "said": row("hypereditor", {**GOOD, "success": success}, ablates="HE", reworded=True)}
+        assert found(rows, words="said succeeds as often") == [holds] and found(rows, words="is worse on") == []
+
+
 def test_equals_share_the_better_rank() -> None:
     assert ranks({"a": 1.0, "b": 2.0, "c": 2.0}, more=True) == {"b": 1, "c": 1, "a": 3}
     assert ranks({"a": 1.0, "b": 2.0}, more=False) == {"a": 1, "b": 2}

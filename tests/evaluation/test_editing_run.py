@@ -17,8 +17,9 @@ from evaluation.held_out import held_out
 from evaluation.run_tracking import editing_metrics
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
+from models.state import GeneratorState, dense
 from tests.commands import Command
-from tests.models.small_pack import write_small_pack
+from tests.models.small_pack import inverted, write_small_pack
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,8 @@ def test_progress_names_rows_and_instructions(found: tuple[dict, list[Path], lis
         ({"methods": {"a": Method(ablates="b")}}, "ablates 'b', which is no row"),
         ({"methods": {"a": Method(instructions=("smil",))}}, "'smil' is not among those measured: smile, hat"),
         ({"methods": {"a": Method(pack=str(PORTRAITS))}}, "another generator"),
+        ({"methods": {"a": Method(packs={"smil": str(PORTRAITS)})}}, "another generator"),
+        ({"methods": {"a": Method(wordings="configs/instructions/other.yaml")}}, "no such file"),
         ({"methods": {}}, "at least one row"),
         ({"transfer": {"other": str(PORTRAITS)}}, "of another shape"),
         ({"pairs": INSTRUCTIONS[:1]}, "comes twice"),
@@ -130,6 +133,26 @@ def test_a_wrong_plan_ends_the_suite_before_its_first_portrait(
 ) -> None:
     with pytest.raises((PackError, InstructionError), match=words):
         editing_run.measure(pack, plan(**changed), tmp_path, say=lambda text: pytest.fail(text))
+
+
+def test_a_row_may_have_a_network_for_every_instruction_and_other_words(pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text("- {name: hat, source: someone, target: someone with a beanie}")
+    methods = {
+        "HE": Method(), "each": Method(packs={"smile": str(pack.path), "hat": str(pack.path)}, ablates="HE", sweep=0.6),
+        "said": Method(wordings=str(tmp_path / "words.yaml")),
+    }  # fmt: skip
+    rows = editing_run.prepare(pack, plan(methods=methods), say=lambda text: None)
+    assert [one.name for one in rows["each"].instructions] == ["smile", "hat"]
+    assert rows["each"].parameters == rows["HE"].parameters and 0 < (rows["each"].heads or 0) < (rows["HE"].parameters or 0)
+    said = rows["said"].instructions
+    assert [(one.source, one.target, one.strength) for one in said] == [("someone", "someone with a beanie", 0.5)]
+    (tmp_path / "words.yaml").write_text("- {name: cap, source: someone, target: someone with a cap}")
+    with pytest.raises(InstructionError, match="says none of the instructions"):
+        editing_run.prepare(pack, plan(methods={"said": methods["said"]}), say=lambda text: None)
+    latents = torch.randn(2, pack.generator().n_latents, 16)
+    inversion = inverted(GeneratorState(latents_BLD=latents), torch.rand(2, 3, 64, 64))
+    a, b = (rows[label].editor.edit(inversion, rows["HE"].instructions[0]) for label in ("HE", "each"))
+    assert all(torch.equal(dense(offset), dense(b.offsets[layer])) for layer, offset in a.offsets.items())
 
 
 def test_a_pack_without_an_identity_network_is_refused(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class HyperEditorConfig(EditingConfig):
     kernel_size: int = 1
     layers: Sequence[int] | None = None
     """Output indices of the layers that get offsets; by default all but toRGB, or what the selector chooses."""
+    wordings: float = 0.3
+    pairs: float = 0.15
     selector: float | None = None
     """The adaptive layer selector's lambda_std (0.6 in the paper); by default every layer has a head."""
     selector_steps: Steps = "gradient"

@@ -31,6 +31,11 @@ class MapperConfig(EditingConfig):
     loss: Literal["directional", "global"] = "global"
     seed: int = 95
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.wordings or self.pairs:
+            raise ValueError(f"wordings {self.wordings}, pairs {self.pairs}: expected 0, a mapper knows one text")
+
 
 class MapperObjective(EditingObjective):
     """A mapper per instruction's target."""
