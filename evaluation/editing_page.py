@@ -13,7 +13,7 @@ from evaluation import editing_papers as papers
 from evaluation.drawing import new_figure, plotted, slug
 from evaluation.editing_checks import LESS_IS_BETTER, Check, compared, ranks
 from evaluation.editing_plan import ATTRIBUTES, STYLE_PREFIX, STYLES
-from evaluation.editing_suite import Cell, Numbers, Row
+from evaluation.editing_suite import INDEPENDENT, Cell, Numbers, Row
 from pipeline.frechet import FEWEST
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -100,6 +100,8 @@ def hypereditor_table(findings: Findings) -> Table:
         cells = {label: _numbers(row.cells.get(name)) for label, row in rows.items()}
         columns[f"FID-{place} ↓"] = _column(cells, "fid", form="%.3f")
     columns["CS ↑"] = _column(means, "cs", form="%.2f")
+    if any(f"{INDEPENDENT}cs" in numbers for numbers in means.values()):
+        columns["CS, independent ↑"] = _column(means, f"{INDEPENDENT}cs", form="%.2f")
     columns["Success ↑"] = _column(means, "success", form="%.1f", scale=100)
     columns["Nop ↓"] = {label: Value(text=millions(row.heads or row.parameters)) for label, row in rows.items()}
     return _table(columns, compared(rows), paper=papers.HYPEREDITOR_1)
@@ -156,8 +158,13 @@ def success_table(rows: Mapping[str, Row], kind: str) -> Table | None:
     wholes: dict[str, Numbers] = {label: getattr(row, kind) for label, row in rows.items()}
     columns["mean"] = _column(wholes, measure, form="%.1f", scale=100, among=whole)
     if kind == STYLES:
+        if any(f"{INDEPENDENT}{measure}" in numbers for numbers in wholes.values()):
+            columns["mean by an independent CLIP"] = _column(wholes, f"{INDEPENDENT}{measure}", form="%.1f", scale=100, among=whole)
         columns["mean by the classifier"] = _column(wholes, "success", form="%.1f", scale=100, among=whole)
     else:
+        if any(f"{INDEPENDENT}{measure}" in numbers for numbers in wholes.values()):
+            name = "mean by an independent classifier"
+            columns[name] = _column(wholes, f"{INDEPENDENT}{measure}", form="%.1f", scale=100, among=whole)
         columns["unasked changes"] = _column(wholes, "collateral", form="%.2f", among=whole)
         columns["same person"] = _column(wholes, "same_person", form="%.1f", scale=100, among=whole)
     return _table(columns, {label: row for label, row in rows.items() if wholes[label]}) if names else None

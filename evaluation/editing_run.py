@@ -13,7 +13,7 @@ from evaluation import editing_page, editing_sheets
 from evaluation.editing_checks import Check, checks
 from evaluation.editing_page import Findings, Sheet
 from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Plan, Prepared, Say, group, prepare
-from evaluation.editing_suite import Inversions, Judge, Row, measure_row
+from evaluation.editing_suite import COLUMNS, Inversions, Judge, Row, measure_row
 from evaluation.held_out import HeldOut, held_out
 from models.instruction import Instruction
 from models.pack import Pack, PackError
@@ -33,15 +33,25 @@ TITLES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ready:
-    """A plan with its networks loaded: rows by label, and the generators that offsets are tried on."""
+    """A plan with its networks loaded: rows by label, the generators that offsets are tried on, and the independent judge's pack."""
 
     rows: Mapping[str, Prepared]
     others: Mapping[str, Generator]
+    judge: Pack | None = None
 
 
 def ready(pack: Pack, plan: Plan, *, say: Say) -> Ready:
     """Load what a plan needs: a wrong name ends a run before its first hour. Raises PackError or InstructionError."""
-    return Ready(rows=prepare(pack, plan, say=say), others=_others(pack, plan))
+    names = [one.name for one in plan.all_instructions]
+    for label, method in plan.methods.items():
+        if method.worse_on not in COLUMNS:
+            raise PackError(f"row {label!r}: worse_on {method.worse_on!r}: expected one of {', '.join(sorted(COLUMNS))}")
+    found = Ready(rows=prepare(pack, plan, say=say), others=_others(pack, plan), judge=_judge(pack, plan))
+    for what, wanted in (("fid", plan.fid), ("interpolated", plan.interpolated)):
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            say(f"{what}: {missing[0]!r} is not among the instructions, so its column or sheet stays empty")
+    return found
 
 
 def measure(pack: Pack, plan: Plan, folder: Path, say: Say = print, *, loaded: Ready | None = None) -> tuple[dict[str, object], list[Path]]:
@@ -50,7 +60,8 @@ def measure(pack: Pack, plan: Plan, folder: Path, say: Say = print, *, loaded: R
     n = max(FEW, round(plan.pictures * MORE))
     say(f"making and aligning {n} held-out portraits")
     data = held_out(pack, n, seed=plan.seed)
-    session = Session(pack=pack, plan=plan, data=data, chosen=_chosen(data, plan, say=say), judge=Judge(pack, plan.all_instructions))
+    judge = Judge(pack, plan.all_instructions, independent=loaded.judge)
+    session = Session(pack=pack, plan=plan, data=data, chosen=_chosen(data, plan, say=say), judge=judge)
     measured = dict[str, Row]()
     for label, prepared in loaded.rows.items():
         measured[label] = session.row(prepared, say=say)
@@ -192,6 +203,22 @@ def _others(pack: Pack, plan: Plan) -> dict[str, Generator]:
         if [tuple(tensor.shape) for tensor in found[label].parameters()] != shape:
             raise PackError(f"transfer {label!r}: {path} has a generator of another shape than {pack.path}; offsets would not fit")
     return found
+
+
+def _judge(pack: Pack, plan: Plan) -> Pack | None:
+    """Return the pack that judges beside the measured one. Raises PackError where it cannot, or is not another."""
+    if plan.judge is None:
+        return None
+    judge = Pack.load(plan.judge, device=pack.device)
+    for name in ("clip", "attributes"):
+        if name not in judge.info.networks:
+            raise PackError(f"--judge {plan.judge}: lacks {name}; it has to have a CLIP and an attribute classifier of its own")
+        if judge.info.networks[name].sha256 == pack.info.networks[name].sha256:
+            raise PackError(f"--judge {plan.judge}: its {name} is that of {pack.path}; train another with another --settings.seed")
+    unknown = sorted({name for one in plan.all_instructions for name in one.expects} - set(judge.attributes().names))
+    if unknown:
+        raise PackError(f"--judge {plan.judge}: its classifier does not know {unknown[0]!r}, which is expected of an edit")
+    return judge
 
 
 def _keep(folder: Path, figures: Mapping[str, object]) -> None:

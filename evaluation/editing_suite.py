@@ -24,6 +24,7 @@ from models.inverters import Inverter
 from models.pack import Pack
 from models.state import FactorisedOffset, GeneratorState, dense
 from models.stylegan2 import Generator
+from pipeline.attributes import DECISION
 from pipeline.frechet import Moments, distance
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ NAME = "editing"
 BATCH = 50
 SURE = 0.90
 """How sure the classifier has to be of an attribute that AMA counts (CLIPInverter section 4.3)."""
+INDEPENDENT = "independent_"
+"""What the columns of the judge that no editor was trained with begin with."""
 SCORED: Mapping[str, str] = {
     "psnr": "psnr_db", "lpips": "lpips", "ssim": "ssim", "identity": "ids", "same_person": "same_person", "clip_score": "cs",
     "clip_directional": "clip_directional", "success": "success", "collateral": "collateral",
 }  # fmt: skip
 """Score of the pipeline -> our column."""
+COLUMNS = frozenset({*SCORED.values(), "cmp", "ama", "fid", "seconds"})
+"""What a row of attributes or pairs is measured by."""
 Numbers = dict[str, float]
 
 
@@ -151,20 +156,17 @@ def finish(device: torch.device) -> None:
 class Judge:
     """The networks that edits are judged with, built once, and the texts that styles are told apart by."""
 
-    def __init__(self, pack: Pack, instructions: Sequence[Instruction]) -> None:
+    def __init__(self, pack: Pack, instructions: Sequence[Instruction], *, independent: Pack | None = None) -> None:
         from pipeline.score import Scorer  # takes torchmetrics along
 
         self.scorer = Scorer(pack, device=pack.device)
-        self.clip, self.attributes = pack.clip(), pack.attributes()
-        styles = [one for one in instructions if group(one) == STYLES]
-        self.styles = [one.name for one in styles]
-        with torch.no_grad():
-            texts = [one.target for one in styles] + ([styles[0].source] if styles else ["a face"])
-            self._texts_SE = F.normalize(self.clip.embed_texts(texts), dim=1)
+        self.attributes = pack.attributes()
+        self.own = Reader(pack, instructions)
+        self.independent = Reader(independent, instructions) if independent is not None else None
 
     def empty(self) -> Moments:
         """Return the moments of no picture."""
-        return Moments.empty(int(self._texts_SE.shape[1]))
+        return Moments.empty(self.own.clip.embed_dim)
 
     @torch.no_grad()
     def columns(
@@ -177,10 +179,38 @@ class Judge:
         found = {ours: _column(scores, name) for name, ours in SCORED.items()}
         found["cmp"] = cmp(inversion.aligned_BCHW.cpu(), edited.cpu(), found["cs"] / 100)
         found["ama"] = ama(self.attributes.probabilities(edited).cpu(), self.attributes.names, instruction.expects)
-        if instruction.name in self.styles:
-            nearest = (self.clip.embed_images(edited) @ self._texts_SE.T).argmax(1).cpu()
-            found["style_zero_shot"] = (nearest == self.styles.index(instruction.name)).float()
+        found |= self.own.style(edited, instruction)
+        if self.independent is not None:
+            found |= {f"{INDEPENDENT}{name}": column for name, column in self.independent.columns(edited, instruction).items()}
         return found, [score.flips for score in scores]
+
+
+class Reader:
+    """What the CLIP and the classifier of a pack see in edited pictures."""
+
+    def __init__(self, pack: Pack, instructions: Sequence[Instruction]) -> None:
+        self.clip, self.attributes = pack.clip(), pack.attributes()
+        styles = [one for one in instructions if group(one) == STYLES]
+        self.styles = [one.name for one in styles]
+        with torch.no_grad():
+            texts = [one.target for one in styles] + ([styles[0].source] if styles else ["a face"])
+            self._texts_SE = F.normalize(self.clip.embed_texts(texts), dim=1)
+
+    def style(self, edited_BCHW: Tensor, instruction: Instruction) -> dict[str, Tensor]:
+        """Return whether CLIP chooses the style asked for among all styles and the photo; nothing for other instructions."""
+        if instruction.name not in self.styles:
+            return {}
+        nearest = (self.clip.embed_images(edited_BCHW) @ self._texts_SE.T).argmax(1).cpu()
+        return {"style_zero_shot": (nearest == self.styles.index(instruction.name)).float()}
+
+    def columns(self, edited_BCHW: Tensor, instruction: Instruction) -> dict[str, Tensor]:
+        """Return the CLIP score, the success and AMA of each picture, and what `style` says."""
+        text_1E = F.normalize(self.clip.embed_texts([instruction.target]), dim=1)
+        cosine = (F.normalize(self.clip.embed_images(edited_BCHW), dim=1) * text_1E).sum(1).cpu()
+        said, names = self.attributes.probabilities(edited_BCHW).cpu(), self.attributes.names
+        found = {"cs": 100 * cosine, "success": shown(said, names, instruction.expects, sure=DECISION)}
+        found["ama"] = ama(said, names, instruction.expects)
+        return found | self.style(edited_BCHW, instruction)
 
 
 def _column(scores: Sequence[EditScores], name: str) -> Tensor:
@@ -197,8 +227,13 @@ def cmp(before_BCHW: Tensor, after_BCHW: Tensor, cosine_B: Tensor) -> Tensor:
 
 def ama(probability_BA: Tensor, names: Sequence[str], expects: Mapping[str, bool]) -> Tensor:
     """Return 1 where the classifier is more than 90 % sure of everything expected, else 0, (B,) (CLIPInverter, section 4.3)."""
-    sure = [probability_BA[:, names.index(name)].sub(0 if wanted else 1).abs() > SURE for name, wanted in expects.items()]
-    return torch.stack(sure).all(0).float()
+    return shown(probability_BA, names, expects, sure=SURE)
+
+
+def shown(probability_BA: Tensor, names: Sequence[str], expects: Mapping[str, bool], *, sure: float) -> Tensor:
+    """Return 1 where everything that is expected has more than the probability `sure`, else 0, (B,)."""
+    wanted = [(probability_BA[:, names.index(name)] if on else 1 - probability_BA[:, names.index(name)]) for name, on in expects.items()]
+    return (torch.stack(wanted) > sure).all(0).float()
 
 
 def measure_row(

@@ -57,6 +57,8 @@ class Options:
         inverter: Inverter to measure in suite pack.
         inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
         inverter_settings: Settings of inverters in suite inversion, by their name or NAME+LABEL.
+        judge: Pack whose CLIP and attribute classifier judge edits in suite editing beside the pack's own: others than the editors were
+            trained with.
         optimised: Held-out portraits for inverters, and in suite editing for editors, that optimise for every picture.
         input: Shards whose pictures suite inversion inverts in place of rendered portraits: aligned ones where they hold such, else the
             centred square.
@@ -83,6 +85,7 @@ class Options:
     inverter: str = "e4e"
     inverters: tuple[str, ...] = ()
     inverter_settings: dict[str, dict[str, bool | int | float | str]] = field(default_factory=dict)
+    judge: str | None = None
     optimised: int = inversion_run.Plan().optimised
     input: str | None = None
     attribute: str = inversion_run.Plan().attribute
@@ -166,7 +169,7 @@ def _editing(pack: Pack, options: Options, head: Mapping[str, object]) -> dict[s
     """Run the suite, leave the page in the output folder and record both in MLflow."""
     plan = load_plan(
         options.methods, instructions=instructions_for(pack, options), pictures=options.pictures or PICTURES, optimised=options.optimised,
-        device=str(head["device"]),
+        judge=options.judge, device=str(head["device"]),
     )  # fmt: skip
     loaded = editing_run.ready(pack, plan, say=say)  # before there is a run: a wrong name is none
     folder = options.output or Path("out/editing")

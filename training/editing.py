@@ -29,7 +29,7 @@ from training.share import Share
 from training.windows import seen_through, windows
 from training.wordings import WORDINGS, requests
 
-INSTRUCTIONS = "configs/train/hypereditor_instructions.yaml"
+INSTRUCTIONS = "configs/train/editing_instructions.yaml"
 Drawn = TypeVar("Drawn")
 
 
@@ -47,7 +47,7 @@ class EditingConfig:
     """Encoder of the pack whose inversions are edited."""
     pictures: int = 6_000
     """Portraits that are rendered and inverted for each phase, where none come from shards."""
-    phases: Sequence[tuple[int, float]] = ((2400, 1.0), (3000, 0.1))
+    phases: Sequence[tuple[int, float]] = ((2400, 1.0), (6000, 0.1))
     """Steps and weight of L2 of each phase."""
     batch: int = 12
     rate: float = 1e-3

@@ -57,7 +57,8 @@ def found(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, l
     # The small pack's landmarks are random and find no face, so the portraits are aligned with the committed pack's.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(editing_run, "held_out", lambda pack, n, seed: held_out(Pack.load(PORTRAITS), n, seed=seed))
-        whole = plan(transfer={"its twin": str(pack.path)})
+        judge = write_small_pack(tmp_path_factory.mktemp("judge"), seed=5)
+        whole = plan(transfer={"its twin": str(pack.path)}, judge=str(judge))
         return (*editing_run.measure(pack, whole, tmp_path_factory.mktemp("page"), say=said.append), said)
 
 
@@ -70,6 +71,17 @@ def test_every_row_has_every_instruction_on_the_pictures_that_it_was_given(found
     assert all(wanted <= row["attributes"].keys() for row in rows.values())
     assert 0 <= rows["HE"]["styles"]["style_zero_shot"] <= 1 and "style_zero_shot" not in rows["HE"]["attributes"]
     assert rows["HE"]["parameters"] > 1000 and rows["SC"]["parameters"] is None
+
+
+def test_another_pack_judges_beside_the_own_one(found: tuple[dict, list[Path], list[str]]) -> None:
+    rows = found[0]["methods"]
+    for row in rows.values():
+        assert {"independent_cs", "independent_success", "independent_ama"} <= row["attributes"].keys()
+    assert rows["HE"]["attributes"]["independent_cs"] != pytest.approx(rows["HE"]["attributes"]["cs"])
+    assert 0 <= rows["HE"]["styles"]["independent_style_zero_shot"] <= 1
+    page = next(path for path in found[1] if path.name == "index.html").read_text()
+    assert "CS, independent" in page and "mean by an independent CLIP" in page
+    assert any("by a CLIP that no editor was trained with" in line for line in found[2])
 
 
 def test_figures_agree_with_one_another(found: tuple[dict, list[Path], list[str]]) -> None:
@@ -115,11 +127,15 @@ def test_progress_names_rows_and_instructions(found: tuple[dict, list[Path], lis
         ({"methods": {"a": Method(editor="hyperedit")}}, "no editor 'hyperedit'"),
         ({"methods": {"a": Method(inverter="e5e")}}, "no inverter 'e5e'"),
         ({"methods": {"a": Method(editor="tedigan", settings={"step": 1})}}, "did you mean 'steps'"),
+        ({"methods": {"a": Method(worse_on="amma")}}, "expected one of ama"),
         ({"methods": {"a": Method(ablates="b")}}, "ablates 'b', which is no row"),
         ({"methods": {"a": Method(instructions=("smil",))}}, "'smil' is not among those measured: smile, hat"),
         ({"methods": {"a": Method(pack=str(PORTRAITS))}}, "another generator"),
         ({"methods": {"a": Method(packs={"smil": str(PORTRAITS)})}}, "another generator"),
         ({"methods": {"a": Method(wordings="configs/instructions/other.yaml")}}, "no such file"),
+        ({"judge": str(PORTRAITS.parent)}, "pack.yaml"),
+        ({"judge": "SAME"}, "its clip is that of"),
+        ({"judge": "WITHOUT"}, "lacks attributes"),
         ({"methods": {}}, "at least one row"),
         ({"transfer": {"other": str(PORTRAITS)}}, "of another shape"),
         ({"pairs": INSTRUCTIONS[:1]}, "comes twice"),
@@ -131,6 +147,10 @@ def test_progress_names_rows_and_instructions(found: tuple[dict, list[Path], lis
 def test_a_wrong_plan_ends_the_suite_before_its_first_portrait(
     pack: Pack, tmp_path: Path, changed: Mapping[str, object], words: str
 ) -> None:
+    judges = {"SAME": pack.path, "WITHOUT": tmp_path / "judge"}
+    if changed.get("judge") == "WITHOUT":
+        write_small_pack(tmp_path / "judge", seed=5, without=("attributes",))
+    changed = {name: str(judges.get(str(value), value)) if name == "judge" else value for name, value in changed.items()}
     with pytest.raises((PackError, InstructionError), match=words):
         editing_run.measure(pack, plan(**changed), tmp_path, say=lambda text: pytest.fail(text))
 

@@ -20,7 +20,7 @@ from training.objective import Kind, Setting
 class RemapperConfig(ClipInverterConfig):
     """Settings of the second stage."""
 
-    phases: Sequence[tuple[int, float]] = ((1000, 0.3),)
+    phases: Sequence[tuple[int, float]] = ((700, 0.1),)
     identity: float = 0.5
     mean_latent: float = 0.0
     variant: Literal["released", "paper"] = "paper"
