@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.clipinverter import CLIPAdapter, CLIPRemapper
-from models.encoders import Encoder4Editing
+from models.encoders import Encoder4Editing, Maps
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.inverters import pooled
@@ -37,17 +37,11 @@ class ClipInverterSettings:
             raise ValueError("adapter and remapper are both false, so that nothing would be edited: leave one of them on")
 
 
-def edited_latents(
-    image_BCHW: Tensor, latents_BLD: Tensor, text_BE: Tensor, *, encoder: Encoder4Editing, adapter: CLIPAdapter | None
-) -> Tensor:
-    """Return latents moved by a share of the codes of the modulated maps (CLIPInverter eq. 1); unmoved without an adapter.
+def adapted(latents_BLD: Tensor, maps: Maps, text_BE: Tensor, *, encoder: Encoder4Editing, adapter: CLIPAdapter) -> Tensor:
+    """Return latents moved by a share of the codes of the encoder's modulated maps (CLIPInverter eq. 1).
 
-    `image_BCHW` has the encoder's input size; `text_BE` is a raw CLIP embedding, one row per sample.
+    `text_BE` is a raw CLIP embedding, one row per sample.
     """
-    if adapter is None:
-        return latents_BLD
-    with torch.no_grad():
-        maps = encoder.maps(image_BCHW)
     return latents_BLD + adapter.residual * encoder.codes(adapter(maps, text_BE))
 
 
@@ -77,12 +71,18 @@ class ClipInverterEditor:
     @torch.no_grad()
     def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with moved latents, one per convolution after the released remapper. Raises ValueError for too long a text."""
-        image = pooled(inversion.aligned_BCHW, self.encoder.input_size)
         before = inversion.state.latents_BLD
         text = wanted(self.clip, instruction).to(before).expand(len(before), -1)
-        after = edited_latents(image, before, text, encoder=self.encoder, adapter=self.adapter)
+        after = before
+        if self.adapter is not None:
+            after = adapted(before, self._maps(inversion), text, encoder=self.encoder, adapter=self.adapter)
         if self.remapper is not None:
             after = self.remapper(after, text)
             if self.remapper.variant == "released":
                 before = torch.stack([before[:, layer.latent] for layer in self.remapper.layers], 1)
         return replace(inversion.state, latents_BLD=before + instruction.strength * (after - before))
+
+    def _maps(self, inversion: Inversion) -> Maps:
+        """Return the encoder's maps of the pictures, one pass for all instructions."""
+        encoder = self.encoder
+        return inversion.once(encoder, lambda: encoder.maps(pooled(inversion.aligned_BCHW, encoder.input_size)))

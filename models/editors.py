@@ -48,8 +48,9 @@ class HyperEditorEditor:
     @torch.no_grad()
     def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with the edit's offsets. Raises ValueError when a text is longer than CLIP reads."""
-        image = pooled(inversion.made_BCHW, self.hypernetwork.input_size)
-        offsets = self.hypernetwork.factors(image, self.direction(instruction.source, instruction.target).to(image))
+        net = self.hypernetwork
+        seen = inversion.once(net, lambda: net.seen(pooled(inversion.made_BCHW, net.input_size)))
+        offsets = net.factors_of(seen, self.direction(instruction.source, instruction.target).to(inversion.made_BCHW))
         state = inversion.state
         edit = GeneratorState(latents_BLD=state.latents_BLD, offsets=offsets).scaled(instruction.strength)
         return state.composed(edit)

@@ -18,6 +18,8 @@ from models.layers import EqualLinear, PictureSize, check_picture, longest
 
 COARSE_SLOTS = 3  # slots 0-2 read the deepest feature map, 3-6 the middle one, the rest the finest
 MIDDLE_SLOTS = 7
+Maps = tuple[Tensor, Tensor, Tensor]
+"""Feature maps of a trunk after its second, third and fourth stage, finest first."""
 
 
 class GradualStyleBlock(nn.Module):
@@ -82,7 +84,7 @@ class Encoder4Editing(nn.Module):
         """
         return self.codes(self.maps(image_BCHW), stage=stage)
 
-    def codes(self, maps: tuple[Tensor, Tensor, Tensor], *, stage: int | None = None) -> Tensor:
+    def codes(self, maps: Maps, *, stage: int | None = None) -> Tensor:
         """Return residuals (B, L, D) of feature maps as `maps` returns them, which CLIPInverter changes in between."""
         last = self.n_styles - 1 if stage is None else min(stage, self.n_styles - 1)
         shared, *own = self.slots(maps, n=last + 1)
@@ -90,7 +92,7 @@ class Encoder4Editing(nn.Module):
         codes += [shared] * (self.n_styles - len(codes))
         return torch.stack(codes, dim=1)
 
-    def slots(self, maps: tuple[Tensor, Tensor, Tensor], *, n: int) -> list[Tensor]:
+    def slots(self, maps: Maps, *, n: int) -> list[Tensor]:
         """Return what the first `n` style blocks say, (B, D) each: slots 0-2 of the deepest feature map, later ones of finer ones."""
         c1, c2, c3 = maps
         feature, found = c3, []
@@ -102,7 +104,7 @@ class Encoder4Editing(nn.Module):
             found.append(self.styles[slot](feature))
         return found
 
-    def maps(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def maps(self, image_BCHW: Tensor) -> Maps:
         """Return the trunk's feature maps after its second, third and fourth stage, finest first."""
         check_picture("e4e", image_BCHW, self.input_size)
         x = self.input_layer(image_BCHW.contiguous(memory_format=torch.channels_last))
@@ -118,7 +120,7 @@ class Encoder4Editing(nn.Module):
 class PspEncoder(Encoder4Editing):
     """Map images to W+ residuals, every slot by itself (pSp's GradualStyleEncoder): the layout of e4e without its shared w."""
 
-    def codes(self, maps: tuple[Tensor, Tensor, Tensor], *, stage: int | None = None) -> Tensor:
+    def codes(self, maps: Maps, *, stage: int | None = None) -> Tensor:
         """Return residuals (B, L, D) of feature maps."""
         if stage is not None:
             raise ValueError(f"pSp: has no progressive stages, found stage={stage}; those are e4e's")

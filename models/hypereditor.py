@@ -80,29 +80,37 @@ class HyperEditor(ResNetTrunk):
         `reconstruction_BCHW` is the inversion, RGB in [-1, 1], pooled to `input_size`; `direction_BE` (one row is used for the whole
         batch) is the raw text embedding of the target minus that of the source; None skips the modulation.
         """
-        x = self._features(reconstruction_BCHW, direction_BE)
+        x = self.modulated(self.seen(reconstruction_BCHW), direction_BE)
         return {index: self.hypernetworks[str(index)](x) for index in self._chosen(layers)}
 
     def factors(
         self, reconstruction_BCHW: Tensor, direction_BE: Tensor | None, *, layers: Sequence[int] | None = None
     ) -> dict[int, AnyOffset]:
         """Return the same offsets without multiplying them out, which the generator takes too and runs faster."""
-        x = self._features(reconstruction_BCHW, direction_BE)
+        return self.factors_of(self.seen(reconstruction_BCHW), direction_BE, layers=layers)
+
+    def factors_of(self, seen_BCHW: Tensor, direction_BE: Tensor | None, *, layers: Sequence[int] | None = None) -> dict[int, AnyOffset]:
+        """Return the same from what `seen` returns, which is one pass through the trunk for all directions."""
+        x = self.modulated(seen_BCHW, direction_BE)
         return {index: self._head(index).factors(x) for index in self._chosen(layers)}
+
+    def seen(self, reconstruction_BCHW: Tensor) -> Tensor:
+        """Return the trunk's features (B, widths[3], H/16, W/16), before any text. Raises ValueError for pictures of another size."""
+        check_picture("hypereditor", reconstruction_BCHW, self.input_size)
+        return self.features(reconstruction_BCHW)
 
     def _head(self, index: int) -> SeparableBlock:
         head = self.hypernetworks[str(index)]
         assert isinstance(head, SeparableBlock)
         return head
 
-    def _features(self, reconstruction_BCHW: Tensor, direction_BE: Tensor | None) -> Tensor:
-        check_picture("hypereditor", reconstruction_BCHW, self.input_size)
-        x = self.features(reconstruction_BCHW)
-        if direction_BE is not None:
-            if direction_BE.ndim != 2 or direction_BE.shape[1] != self.text_dim:
-                raise ValueError(f"hypereditor: expected text directions (B or 1, {self.text_dim}), found {tuple(direction_BE.shape)}")
-            x = x * self.fc_gamma(direction_BE) + self.fc_beta(direction_BE)
-        return x
+    def modulated(self, seen_BCHW: Tensor, direction_BE: Tensor | None) -> Tensor:
+        """Return features under a text direction (HyperEditor eq. 5); None leaves them. Raises ValueError for another text width."""
+        if direction_BE is None:
+            return seen_BCHW
+        if direction_BE.ndim != 2 or direction_BE.shape[1] != self.text_dim:
+            raise ValueError(f"hypereditor: expected text directions (B or 1, {self.text_dim}), found {tuple(direction_BE.shape)}")
+        return seen_BCHW * self.fc_gamma(direction_BE) + self.fc_beta(direction_BE)
 
     def _chosen(self, layers: Sequence[int] | None) -> list[int]:
         tuned = [layer.index for layer in self.tuned]

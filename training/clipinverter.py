@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models.clipinverter import CLIPAdapter, CLIPRemapper
-from models.clipinverter_editor import ClipInverterEditor, edited_latents
+from models.clipinverter_editor import ClipInverterEditor, adapted
 from models.editors import Editor
 from models.encoders import Encoder4Editing
 from models.inverters import pooled
@@ -176,11 +176,15 @@ class ClipInverterObjective(EditorObjective[Captioned]):
         """Return latents and view of an edit, and the latents that the remapper was given."""
         adapter, remapper = self.networks()
         with self.mixed_precision():
-            image = pooled(image_BCHW, self.frozen.encoder.input_size)
-            adapted = edited_latents(image, latents_BLD, text_BE, encoder=self.frozen.encoder, adapter=adapter)
-            latents = adapted if remapper is None else remapper(adapted, text_BE)
+            moved = latents_BLD
+            if adapter is not None:
+                encoder = self.frozen.encoder
+                with torch.no_grad():
+                    maps = encoder.maps(pooled(image_BCHW, encoder.input_size))
+                moved = adapted(latents_BLD, maps, text_BE, encoder=encoder, adapter=adapter)
+            latents = moved if remapper is None else remapper(moved, text_BE)
             made = self.judges.generator.synthesis(latents).float().clamp(-1, 1)
-        return LatentPair(w_BLD=latents.float(), mean_LD=self.frozen.mean_LD), self._view(made, batch), adapted
+        return LatentPair(w_BLD=latents.float(), mean_LD=self.frozen.mean_LD), self._view(made, batch), moved
 
     def _beside(self, made_BCHW: Tensor, adapted_BLD: Tensor, l2: float) -> Tensor:
         """Return the weighted distance to the picture of the latents that the remapper was given, 0 in the first stage."""
