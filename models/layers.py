@@ -73,12 +73,12 @@ class Resample(nn.Module):
 
     def forward(self, x_BCHW: Tensor, *, pad: int) -> Tensor:
         """Blur; H and W grow by `2 * pad - 3`."""
-        kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
+        kernel = self.kernel.to(x_BCHW.dtype).expand(x_BCHW.shape[1], 1, 4, 4)
         return F.conv2d(x_BCHW, kernel, padding=pad, groups=x_BCHW.shape[1])
 
     def enlarge(self, x_BCHW: Tensor) -> Tensor:
         """Enlarge twice: zero insertion and blur in one transposed convolution (the kernel is symmetric)."""
-        kernel = self.kernel.expand(x_BCHW.shape[1], 1, 4, 4)
+        kernel = self.kernel.to(x_BCHW.dtype).expand(x_BCHW.shape[1], 1, 4, 4)
         return F.conv_transpose2d(x_BCHW, kernel, stride=2, padding=1, groups=x_BCHW.shape[1])
 
 

@@ -62,7 +62,15 @@ def convolve_grouped(x_BIHW: Tensor, weight_BOIkk: Tensor, *, up: bool) -> Tenso
 
 
 class ModulatedConv(nn.Module):
-    """Convolve with weights scaled per sample by a style and, except for toRGB, demodulated."""
+    """Convolve with weights scaled per sample by a style and, except for toRGB, demodulated.
+
+    `halve` makes it run its convolutions in a half precision, for inference: kernels are then scaled to at most 1 / sqrt(fan-in) per output
+    channel and styles to at most 1 per sample, which demodulation cancels, so that no sum overflows; styles and demodulation stay in full
+    precision (StyleGAN2-ADA, appendix, scaled likewise).
+    """
+
+    half_weight: Tensor | None
+    half_peak: Tensor
 
     def __init__(self, layer: Layer, style_dim: int) -> None:
         super().__init__()
@@ -74,9 +82,20 @@ class ModulatedConv(nn.Module):
         self.modulation = EqualLinear(style_dim, layer.in_channels, bias_init=1.0)
         if layer.upsample:
             self.blur = Resample(gain=4.0)
+        self.halve(None)
+
+    @torch.no_grad()
+    def halve(self, kind: torch.dtype | None) -> None:
+        """Run convolutions in this type from now on, by a copy of the weights as they are; None goes back to theirs."""
+        weight_OIkk, peak_O = self.weight[0], self.weight.new_ones(self.layer.out_channels)
+        if kind is not None:
+            peak_O = weight_OIkk.abs().amax((1, 2, 3)).clamp_min(EPSILON) / self.scale
+            weight_OIkk = (weight_OIkk / peak_O[:, None, None, None]).to(kind)
+        self.register_buffer("half_weight", None if kind is None else weight_OIkk[None], persistent=False)
+        self.register_buffer("half_peak", peak_O, persistent=False)
 
     def forward(self, x_BIHW: Tensor, style_BI: Tensor, offset: AnyOffset | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the convolution and the demodulation (B, O) that the caller must multiply in (None for toRGB).
+        """Return the convolution and the factor (B, O) that the caller must multiply in: demodulation, none for toRGB in full precision.
 
         `style_BI` is what `modulation` makes of a latent. It scales the activations instead of the weights, which is exact and needs no
         per-sample kernels. An offset that differs between samples brings those back, unless it is factorised and that is cheaper.
@@ -84,15 +103,23 @@ class ModulatedConv(nn.Module):
         if offset is not None:
             self._check(offset, batch=x_BIHW.shape[0])
         style_BI = style_BI * self.scale
-        x_BIHW = x_BIHW * like(x_BIHW, style_BI)
         if isinstance(offset, FactorisedOffset) and not self._prefers_factors(x_BIHW, offset):
             offset = offset.dense()
+        factor = self._demodulation(style_BI.to(self.weight.dtype), offset) if self.demodulate else None
+        if self.half_weight is not None:
+            peak_B1 = style_BI.abs().amax(1, keepdim=True).clamp_min(EPSILON)
+            style_BI, scale_BO = style_BI / peak_B1, peak_B1 * self.half_peak
+            factor = scale_BO if factor is None else scale_BO * factor
+        x_BIHW = x_BIHW * like(x_BIHW, style_BI)
         if isinstance(offset, FactorisedOffset):
             y = self._convolve_factors(x_BIHW, offset)
         else:
-            y = self._convolve(x_BIHW, self.weight if offset is None else self._offset_weight(offset))
-        y = self.blur(y, pad=1) if self.layer.upsample else y
-        return y, self._demodulation(style_BI.to(self.weight.dtype), offset) if self.demodulate else None
+            y = self._convolve(x_BIHW, self._kernels() if offset is None else self._offset_weight(offset))
+        return self.blur(y, pad=1) if self.layer.upsample else y, factor
+
+    def _kernels(self) -> Tensor:
+        """Return the weight (1, O, I, k, k) that convolutions run with."""
+        return self.weight if self.half_weight is None else self.half_weight
 
     def _convolve(self, x_BIHW: Tensor, weight: Tensor) -> Tensor:
         up = self.layer.upsample
@@ -105,9 +132,10 @@ class ModulatedConv(nn.Module):
     def _offset_weight(self, offset: Tensor) -> Tensor:
         """Return `weight * (1 + offset)` as (B or 1, O, I, k, k), in the type that the convolution will run in."""
         device = self.weight.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        weight_OIkk = self._kernels()[0]
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_OIkk.dtype
         # Channels last: an offset per channel pair then meets runs of I weights instead of the k * k of one pair.
-        weight_OkkI = self.weight[0].to(kind).permute(0, 2, 3, 1).contiguous()
+        weight_OkkI = weight_OIkk.to(kind).permute(0, 2, 3, 1).contiguous()
         return torch.addcmul(weight_OkkI, weight_OkkI, offset.to(kind).permute(0, 1, 3, 4, 2)).permute(0, 1, 4, 2, 3)
 
     def _demodulation(self, style_BI: Tensor, offset: AnyOffset | None) -> Tensor:
@@ -137,10 +165,13 @@ class ModulatedConv(nn.Module):
 
     def _convolve_factors(self, x_BIHW: Tensor, offset: FactorisedOffset) -> Tensor:
         """Return the convolution by the kernels of all samples at once: with A = 1 + shared, `x * (theta A) + b ((a x) * theta)`."""
-        fixed_OIkk = self.weight[0] * (1 + offset.shared_OI.to(self.weight.dtype))[:, :, None, None]
-        along_in, along_out = like(x_BIHW, offset.in_BI), offset.out_BO
+        weight_OIkk, along_in, along_out = self._kernels()[0], offset.in_BI, offset.out_BO
+        fixed_OIkk = weight_OIkk * (1 + offset.shared_OI.to(weight_OIkk.dtype))[:, :, None, None]
+        if self.half_weight is not None:  # the factors are of any size: what goes into the convolution is not
+            peak_B1 = along_in.abs().amax(1, keepdim=True).clamp_min(EPSILON)
+            along_in, along_out = along_in / peak_B1, along_out * peak_B1
         y = convolve(x_BIHW, fixed_OIkk, up=self.layer.upsample)
-        varied = convolve(x_BIHW * along_in, self.weight[0], up=self.layer.upsample)
+        varied = convolve(x_BIHW * like(x_BIHW, along_in), weight_OIkk, up=self.layer.upsample)
         return torch.addcmul(y, varied, like(varied, along_out))
 
     def _factors_power(self, style_BI: Tensor, offset: FactorisedOffset) -> Tensor:

@@ -19,6 +19,8 @@ from models.modulated_conv import Layer, ModulatedConv, like
 from models.state import AnyOffset, GeneratorState, Offsets
 
 GAIN = math.sqrt(2)
+CLAMP = 256 * GAIN
+"""What activations in half precision are clamped to, as in the reference; what the trained generators make stays far below."""
 Noise = Sequence[Tensor | None]
 
 
@@ -92,7 +94,8 @@ class StyledConv(nn.Module):
         # leaky(y) * gain = leaky(y * gain): the gain rides on factors that are multiplied in anyway.
         shift = ((self.noise.weight * noise + self.activate.bias[:, None, None]) * GAIN).to(y.dtype)
         shift = shift.contiguous(memory_format=torch.channels_last)
-        return F.leaky_relu_(torch.addcmul(shift, y, like(y, demodulation * GAIN)), 0.2)
+        out = F.leaky_relu_(torch.addcmul(shift, y, like(y, demodulation * GAIN)), 0.2)
+        return out if self.conv.half_weight is None else out.clamp_(-CLAMP, CLAMP)
 
 
 class ToRGB(nn.Module):
@@ -107,7 +110,8 @@ class ToRGB(nn.Module):
 
     def forward(self, x_BIHW: Tensor, style_BI: Tensor, skip: Tensor | None = None, offset: AnyOffset | None = None) -> Tensor:
         """Return an RGB picture (B, 3, H, W)."""
-        y = self.conv(x_BIHW, style_BI, offset)[0] + self.bias
+        y, factor = self.conv(x_BIHW, style_BI, offset)
+        y = (y if factor is None else y.float() * like(factor, factor)) + self.bias
         return y if skip is None else y + self.upsample.enlarge(skip)
 
 
@@ -146,6 +150,12 @@ class Generator(nn.Module):
     def from_config(cls, config: Mapping[str, object]) -> Self:
         """Build from the constructor arguments that a pack stores."""
         return cls(**config)  # type: ignore[arg-type]
+
+    def halved(self, kind: torch.dtype | None) -> Self:
+        """Run convolutions in bfloat16 or float16 from now on, for inference; None goes back to full precision. Return itself."""
+        for conv in self.convolutions():
+            conv.halve(kind)
+        return self
 
     def mapping(self, z_BD: Tensor) -> Tensor:
         """Map normal noise z to w, both (B, D)."""
@@ -195,7 +205,8 @@ class Generator(nn.Module):
         self._check(styles, offsets)
         noises = self._noises(noise)
         # Channels last: the transposed convolutions are twice as fast on a CPU.
-        x = self.input.input.expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        start = self.input.input if self.conv1.conv.half_weight is None else self.input.input.to(self.conv1.conv.half_weight.dtype)
+        x = start.expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         skip: Tensor | None = None
         modules = iter((self.conv1, *self.convs))
         projections = iter((self.to_rgb1, *self.to_rgbs))
