@@ -1,0 +1,218 @@
+"""Measure an edit against the form of the released code: head products multiplied out, and kernels per sample in grouped convolutions.
+
+python -m benchmarks.editing_step [--sizes '[64, 256]'] [--batches '[1, 4, 8]'] [--rounds 5]
+
+`step_SIZE_xBATCH` is the released time over ours for heads and edited synthesis together, of medians of runs that take turns, with
+networks of the released shapes and random weights. `memory_256_x8` is our peak memory over theirs, each in a process of its own, above what
+the networks and inputs take; `heads_multiply_adds` counts theirs over ours. `whole_64_x16_4` is a whole edit with the pack's networks, four
+instructions each: theirs runs the trunk for every one. Prints JSON; exit code 1 beyond a floor of benchmarks/floors.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonargparse
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import modulated_conv
+from models.hypereditor import HyperEditor
+from models.instruction import Instruction
+from models.inversion import Inversion
+from models.pack import Pack
+from models.refinement import SeparableBlock, SeparableKernel
+from models.state import AnyOffset, GeneratorState
+from models.stylegan2 import Generator
+
+FLOORS = Path(__file__).with_name("floors.yaml")
+TARGETS = ("a smiling face", "an old face", "a face with glasses", "a face with a hat")
+KIB = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to measure.
+
+    Args:
+        sizes: Sides of the pictures of the generators of released shapes.
+        batches: Pictures at a time.
+        rounds: Runs of each form.
+        threads: Threads of torch.
+        pack: Pack whose networks the whole edit is measured with.
+    """
+
+    sizes: tuple[int, ...] = (64, 256)
+    batches: tuple[int, ...] = (1, 4, 8)
+    rounds: int = 5
+    threads: int = 2
+    pack: str = "packs/portraits64"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """Heads and edited synthesis of one batch: a hypernetwork, a generator, the modulated trunk features and latents."""
+
+    net: HyperEditor
+    generator: Generator
+    features_BCHW: Tensor
+    latents_BLD: Tensor
+
+    @classmethod
+    def released(cls, size: int, batch: int) -> Step:
+        """Return one of the released shapes with random weights."""
+        torch.manual_seed(0)
+        net, generator = HyperEditor(size).eval().requires_grad_(False), Generator(size).eval().requires_grad_(False)
+        side = net.input_size // 16 if isinstance(net.input_size, int) else 16
+        return cls(
+            net=net, generator=generator, features_BCHW=torch.randn(batch, 512, side, side) * 0.1,
+            latents_BLD=torch.randn(batch, generator.n_latents, 512),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def ours(self) -> Tensor:
+        """Return the pictures by factorised offsets."""
+        return self.generator.synthesis(self.latents_BLD, self.net.factors_of(self.features_BCHW, None))
+
+    @torch.no_grad()
+    def theirs(self) -> Tensor:
+        """Return the pictures by offsets multiplied out as by their definition, one grouped convolution per layer."""
+        with grouped():
+            return self.generator.synthesis(self.latents_BLD, multiplied_out(self.net, self.features_BCHW))
+
+
+def multiplied_out(net: HyperEditor, features_BCHW: Tensor) -> dict[int, AnyOffset]:
+    """Return the offsets as the definition has them: two products of matrices for every sample and layer."""
+    found: dict[int, AnyOffset] = {}
+    for index, head in net.hypernetworks.items():
+        assert isinstance(head, SeparableBlock)
+        kernel, features = head.output[0], head.convs(features_BCHW).flatten(1)
+        found[int(index)] = kernel.plain(features) if isinstance(kernel, SeparableKernel) else kernel(features)
+    return found
+
+
+@contextmanager
+def grouped() -> Iterator[None]:
+    """Run kernels per sample as one grouped convolution, also on a CPU, where the generator otherwise loops over them."""
+    looped = modulated_conv.convolve_looped
+    modulated_conv.convolve_looped = modulated_conv.convolve_grouped
+    try:
+        yield
+    finally:
+        modulated_conv.convolve_looped = looped
+
+
+def ratio(slow: Callable[[], object], fast: Callable[[], object], *, rounds: int) -> float:
+    """Return the median time of one over that of the other; the first turn warms both up."""
+    turns = [(seconds(slow), seconds(fast)) for _ in range(rounds + 1)][1:]
+    return statistics.median(turn[0] for turn in turns) / statistics.median(turn[1] for turn in turns)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return how long a run takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def multiply_adds(run: Callable[[], object]) -> int:
+    """Return the floating point operations of matrix products and convolutions."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def heads(step: Step) -> float:
+    """Return the multiply-adds of the heads' last parts, theirs over ours: what follows the shrinking convolutions, which both have."""
+    shrunk = [(head.output[0], head.convs(step.features_BCHW).flatten(1)) for head in step.net.hypernetworks.values()]  # type: ignore[index, operator]
+    kernels = [(kernel, features) for kernel, features in shrunk if isinstance(kernel, SeparableKernel)]
+    theirs = multiply_adds(lambda: [kernel.plain(features) for kernel, features in kernels])
+    return theirs / multiply_adds(lambda: [kernel.factors(features) for kernel, features in kernels])
+
+
+def peak(form: str, size: int, batch: int) -> int:
+    """Return the bytes that a form takes at most above what its networks and inputs take, in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (form, size, batch))
+
+
+def _peak(form: str, size: int, batch: int) -> int:
+    torch.set_num_threads(1)
+    step = Step.released(size, batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (step.ours if form == "ours" else step.theirs)()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * KIB
+
+
+def whole(pack: Pack, *, batch: int, rounds: int) -> float:
+    """Return the time of editing by four instructions as released over ours, with the pack's networks."""
+    generator, net, editor = pack.generator(), pack.network("hypereditor", HyperEditor), pack.editor("hypereditor")
+    w = generator.repeat(generator.mapping(torch.randn(batch, generator.style_dim)))
+    made = generator.synthesis(w).clamp(-1, 1)
+    state = GeneratorState(latents_BLD=w)
+    asked = [Instruction(name=str(place), source="a face", target=target) for place, target in enumerate(TARGETS)]
+    texts = [pack.clip().embed_texts([one.target]) - pack.clip().embed_texts([one.source]) for one in asked]
+
+    def ours() -> None:
+        inversion = Inversion(aligned_BCHW=made, state=state, made_BCHW=made)
+        for one in asked:
+            generator(editor.edit(inversion, one))
+
+    def theirs() -> None:
+        with grouped():
+            for text in texts:
+                generator.synthesis(w, multiplied_out(net, net.modulated(net.seen(made), text)))
+
+    with torch.no_grad():
+        return ratio(theirs, ours, rounds=rounds)
+
+
+def measured(options: Options) -> dict[str, float]:
+    """Return every figure."""
+    found: dict[str, float] = {}
+    for size in options.sizes:
+        for batch in options.batches:
+            step = Step.released(size, batch)
+            found[f"step_{size}_x{batch}"] = ratio(step.theirs, step.ours, rounds=options.rounds)
+            print(f"step_{size}_x{batch}: {found[f'step_{size}_x{batch}']:.2f}", file=sys.stderr, flush=True)
+    with torch.no_grad():
+        found["heads_multiply_adds"] = heads(Step.released(256, 1))
+    for batch in options.batches:
+        found[f"memory_256_x{batch}"] = peak("ours", 256, batch) / peak("theirs", 256, batch)
+    found["whole_64_x16_4"] = whole(Pack.load(options.pack), batch=16, rounds=options.rounds)
+    return found
+
+
+def beyond(found: Mapping[str, float], floors: Mapping[str, float]) -> Sequence[str]:
+    """Return the figures that miss their floor; those of memory are at most, the others at least."""
+    return [name for name, floor in floors.items() if (found[name] > floor if name.startswith("memory") else found[name] < floor)]
+
+
+def main() -> int:
+    """Measure; return 1 when a figure misses its floor."""
+    options = jsonargparse.auto_cli(Options, as_positional=False)
+    torch.set_num_threads(options.threads)
+    found = measured(options)
+    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["editing_step"]
+    missed = beyond(found, {name: floor for name, floor in floors.items() if name in found})
+    print(
+        json.dumps(
+            {"benchmark": "editing_step", **{name: round(value, 3) for name, value in found.items()}, "floors": floors, "missed": missed}
+        )
+    )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
