@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHON
 
-.PHONY: help setup demo test test-long check bench train-smoke pack lock clean
+.PHONY: help setup demo test test-long check bench bench-gpu train-smoke pack lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,8 +30,12 @@ check: setup ## ruff, mypy and the length of the files
 bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
 	@$(PY) -m benchmarks.render
 	@$(PY) -m benchmarks.factorised
+	@$(PY) -m benchmarks.editing_step
 	@$(PY) -m benchmarks.train_data
 	@$(PY) -m benchmarks.train_workers
+
+bench-gpu: setup ## measure inversion and edit on a CUDA device, against the released form and its roofline
+	@$(PY) -m benchmarks.gpu $(GPU)
 
 train-smoke: setup ## train HyperEditor on one attribute with two workers and check how well and how fast
 	@rm -rf out/smoke
