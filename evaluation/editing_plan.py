@@ -87,7 +87,7 @@ class Plan:
     """The instructions of FID-0 and FID-1."""
     interpolated: Sequence[str] = ("smile", "old")
     judge: str | None = None
-    """Pack with a CLIP and an attribute classifier that no editor was trained with, which then judge beside the pack's own."""
+    """Pack with a CLIP, and where it has one an attribute classifier, that no editor was trained with: they judge beside the pack's."""
     transfer: Mapping[str, str] = field(default_factory=dict)
     """Packs with other generators of the same shape, by what they show, that HyperEditor's offsets are tried on."""
     device: str = "cpu"

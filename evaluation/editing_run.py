@@ -210,12 +210,14 @@ def _judge(pack: Pack, plan: Plan) -> Pack | None:
     if plan.judge is None:
         return None
     judge = Pack.load(plan.judge, device=pack.device)
-    for name in ("clip", "attributes"):
-        if name not in judge.info.networks:
-            raise PackError(f"--judge {plan.judge}: lacks {name}; it has to have a CLIP and an attribute classifier of its own")
-        if judge.info.networks[name].sha256 == pack.info.networks[name].sha256:
-            raise PackError(f"--judge {plan.judge}: its {name} is that of {pack.path}; train another with another --settings.seed")
-    unknown = sorted({name for one in plan.all_instructions for name in one.expects} - set(judge.attributes().names))
+    has = judge.info.networks
+    if "clip" not in has:
+        raise PackError(f"--judge {plan.judge}: lacks clip; it has to have a CLIP of its own, and may have attributes")
+    same = [name for name in ("clip", "attributes") if name in has and has[name].sha256 == pack.info.networks[name].sha256]
+    if same:
+        raise PackError(f"--judge {plan.judge}: its {same[0]} is that of {pack.path}; train another with another --settings.seed")
+    known = judge.attributes().names if "attributes" in has else pack.attributes().names
+    unknown = sorted({name for one in plan.all_instructions for name in one.expects} - set(known))
     if unknown:
         raise PackError(f"--judge {plan.judge}: its classifier does not know {unknown[0]!r}, which is expected of an edit")
     return judge

@@ -186,10 +186,11 @@ class Judge:
 
 
 class Reader:
-    """What the CLIP and the classifier of a pack see in edited pictures."""
+    """What the CLIP and, where it has one, the classifier of a pack see in edited pictures."""
 
     def __init__(self, pack: Pack, instructions: Sequence[Instruction]) -> None:
-        self.clip, self.attributes = pack.clip(), pack.attributes()
+        self.clip = pack.clip()
+        self.attributes = pack.attributes() if "attributes" in pack.info.networks else None
         styles = [one for one in instructions if group(one) == STYLES]
         self.styles = [one.name for one in styles]
         with torch.no_grad():
@@ -207,9 +208,11 @@ class Reader:
         """Return the CLIP score, the success and AMA of each picture, and what `style` says."""
         text_1E = F.normalize(self.clip.embed_texts([instruction.target]), dim=1)
         cosine = (F.normalize(self.clip.embed_images(edited_BCHW), dim=1) * text_1E).sum(1).cpu()
-        said, names = self.attributes.probabilities(edited_BCHW).cpu(), self.attributes.names
-        found = {"cs": 100 * cosine, "success": shown(said, names, instruction.expects, sure=DECISION)}
-        found["ama"] = ama(said, names, instruction.expects)
+        found = {"cs": 100 * cosine}
+        if self.attributes is not None:
+            said, names = self.attributes.probabilities(edited_BCHW).cpu(), self.attributes.names
+            found["success"] = shown(said, names, instruction.expects, sure=DECISION)
+            found["ama"] = ama(said, names, instruction.expects)
         return found | self.style(edited_BCHW, instruction)
 
 

@@ -57,8 +57,8 @@ class Options:
         inverter: Inverter to measure in suite pack.
         inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
         inverter_settings: Settings of inverters in suite inversion, by their name or NAME+LABEL.
-        judge: Pack whose CLIP and attribute classifier judge edits in suite editing beside the pack's own: others than the editors were
-            trained with.
+        judge: Pack whose CLIP, and attribute classifier if it has one, judge edits in suite editing beside the pack's own: others than
+            the editors were trained with.
         optimised: Held-out portraits for inverters, and in suite editing for editors, that optimise for every picture.
         input: Shards whose pictures suite inversion inverts in place of rendered portraits: aligned ones where they hold such, else the
             centred square.

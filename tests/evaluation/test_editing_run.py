@@ -135,7 +135,7 @@ def test_progress_names_rows_and_instructions(found: tuple[dict, list[Path], lis
         ({"methods": {"a": Method(wordings="configs/instructions/other.yaml")}}, "no such file"),
         ({"judge": str(PORTRAITS.parent)}, "pack.yaml"),
         ({"judge": "SAME"}, "its clip is that of"),
-        ({"judge": "WITHOUT"}, "lacks attributes"),
+        ({"judge": "WITHOUT"}, "lacks clip"),
         ({"methods": {}}, "at least one row"),
         ({"transfer": {"other": str(PORTRAITS)}}, "of another shape"),
         ({"pairs": INSTRUCTIONS[:1]}, "comes twice"),
@@ -149,7 +149,7 @@ def test_a_wrong_plan_ends_the_suite_before_its_first_portrait(
 ) -> None:
     judges = {"SAME": pack.path, "WITHOUT": tmp_path / "judge"}
     if changed.get("judge") == "WITHOUT":
-        write_small_pack(tmp_path / "judge", seed=5, without=("attributes",))
+        write_small_pack(tmp_path / "judge", seed=5, without=("clip",))
     changed = {name: str(judges.get(str(value), value)) if name == "judge" else value for name, value in changed.items()}
     with pytest.raises((PackError, InstructionError), match=words):
         editing_run.measure(pack, plan(**changed), tmp_path, say=lambda text: pytest.fail(text))
