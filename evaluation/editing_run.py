@@ -213,9 +213,8 @@ def _judge(pack: Pack, plan: Plan) -> Pack | None:
     has = judge.info.networks
     if "clip" not in has:
         raise PackError(f"--judge {plan.judge}: lacks clip; it has to have a CLIP of its own, and may have attributes")
-    same = [name for name in ("clip", "attributes") if name in has and has[name].sha256 == pack.info.networks[name].sha256]
-    if same:
-        raise PackError(f"--judge {plan.judge}: its {same[0]} is that of {pack.path}; train another with another --settings.seed")
+    if has["clip"].sha256 == pack.info.networks["clip"].sha256:
+        raise PackError(f"--judge {plan.judge}: its clip is that of {pack.path}; train another with another --settings.seed")
     known = judge.attributes().names if "attributes" in has else pack.attributes().names
     unknown = sorted({name for one in plan.all_instructions for name in one.expects} - set(known))
     if unknown:

@@ -162,7 +162,7 @@ class Judge:
         self.scorer = Scorer(pack, device=pack.device)
         self.attributes = pack.attributes()
         self.own = Reader(pack, instructions)
-        self.independent = Reader(independent, instructions) if independent is not None else None
+        self.independent = Reader(independent, instructions, other_than=pack) if independent is not None else None
 
     def empty(self) -> Moments:
         """Return the moments of no picture."""
@@ -186,11 +186,13 @@ class Judge:
 
 
 class Reader:
-    """What the CLIP and, where it has one, the classifier of a pack see in edited pictures."""
+    """What the CLIP of a pack sees in edited pictures, and its classifier, where it has one that is not the pack's `other_than`."""
 
-    def __init__(self, pack: Pack, instructions: Sequence[Instruction]) -> None:
+    def __init__(self, pack: Pack, instructions: Sequence[Instruction], *, other_than: Pack | None = None) -> None:
         self.clip = pack.clip()
-        self.attributes = pack.attributes() if "attributes" in pack.info.networks else None
+        known = pack.info.networks.get("attributes")
+        same = known is not None and other_than is not None and known.sha256 == other_than.info.networks["attributes"].sha256
+        self.attributes = pack.attributes() if known is not None and not same else None
         styles = [one for one in instructions if group(one) == STYLES]
         self.styles = [one.name for one in styles]
         with torch.no_grad():
