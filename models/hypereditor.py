@@ -92,14 +92,15 @@ class HyperEditor(ResNetTrunk):
     def factors_of(self, seen_BCHW: Tensor, direction_BE: Tensor | None, *, layers: Sequence[int] | None = None) -> dict[int, AnyOffset]:
         """Return the same from what `seen` returns, which is one pass through the trunk for all directions."""
         x = self.modulated(seen_BCHW, direction_BE)
-        return {index: self._head(index).factors(x) for index in self._chosen(layers)}
+        return {index: self.head(index).factors(x) for index in self._chosen(layers)}
 
     def seen(self, reconstruction_BCHW: Tensor) -> Tensor:
         """Return the trunk's features (B, widths[3], H/16, W/16), before any text. Raises ValueError for pictures of another size."""
         check_picture("hypereditor", reconstruction_BCHW, self.input_size)
         return self.features(reconstruction_BCHW)
 
-    def _head(self, index: int) -> SeparableBlock:
+    def head(self, index: int) -> SeparableBlock:
+        """Return the head of the layer with this output index."""
         head = self.hypernetworks[str(index)]
         assert isinstance(head, SeparableBlock)
         return head

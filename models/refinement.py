@@ -54,9 +54,12 @@ class SeparableKernel(nn.Module):
     def _parts(self, features_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the factors along I (B, k, k, I) and O (B, k, k, O), and what is the same for all samples (O, I)."""
         a, b = self._factors(features_BF)
+        return a @ self.kernel_linear_in.weight.T, b @ self.kernel_linear_out.weight.T, self.constant()
+
+    def constant(self) -> Tensor:
+        """Return the part (O, I) of the offset that is the same for all features and kernel positions."""
         along_in, along_out = self.kernel_linear_in, self.kernel_linear_out
-        constant = torch.outer(along_out.weight.sum(dim=1), along_in.bias) + along_out.bias[:, None]
-        return a @ along_in.weight.T, b @ along_out.weight.T, constant
+        return torch.outer(along_out.weight.sum(dim=1), along_in.bias) + along_out.bias[:, None]
 
     def plain(self, features_BF: Tensor) -> Tensor:
         """Return the same offset by the definition, as the reference of `forward`."""

@@ -26,7 +26,8 @@ class FactorisedOffset:
 
     def __post_init__(self) -> None:
         found = [tuple(value.shape) for value in (self.out_BO, self.in_BI, self.shared_OI)]
-        wanted = [(len(self.out_BO), found[2][0]), (len(self.out_BO), found[2][-1])]
+        batch = self.out_BO.shape[0]  # len() would fix the batch of a graph that is traced
+        wanted = [(batch, found[2][0]), (batch, found[2][-1])]
         if len(found[2]) != 2 or found[:2] != wanted:
             raise ValueError(f"factorised offset: expected shapes (B, O), (B, I), (O, I), found {found[0]}, {found[1]}, {found[2]}")
 

@@ -1,1 +1,1 @@
-"""ONNX export, engine build, engine cache and runtime: the only importer of tensorrt."""
+"""The networks of an edit as graphs of fixed operators: export to ONNX, and what runs such graphs."""

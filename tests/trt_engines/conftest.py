@@ -1,0 +1,51 @@
+"""Graphs of two packs: a small one with random weights and the committed one; each is exported once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from models.encoders import Encoder4Editing
+from models.hypereditor import HyperEditor
+from models.pack import Pack
+from models.pack_format import CACHE_VARIABLE
+from tests.commands import ROOT
+from tests.models.small_pack import write_small_pack
+from trt_engines.graphs import Graph, encoder_graph, generator_graph, hypernetwork_graph
+
+GRAPHS = ("encoder", "hypernetwork", "generator")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a cache folder for the session, which exports and engines go to."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Pack]:
+    """Return the small pack and the committed one."""
+    small = write_small_pack(tmp_path_factory.mktemp("packs") / "small")
+    return {"small": Pack.load(small), "portraits64": Pack.load(ROOT / "packs" / "portraits64")}
+
+
+def graphs_of(pack: Pack) -> dict[str, Graph]:
+    """Return the three graphs of a pack by name."""
+    hypernetwork = pack.network("hypereditor", HyperEditor)
+    found = (
+        encoder_graph(pack.network("e4e", Encoder4Editing)),
+        hypernetwork_graph(hypernetwork),
+        generator_graph(pack.generator(), hypernetwork),
+    )
+    return {graph.name: graph for graph in found}
+
+
+@pytest.fixture(scope="session")
+def graphs(packs: Mapping[str, Pack]) -> Mapping[str, Mapping[str, Graph]]:
+    """Return the graphs of both packs."""
+    return {name: graphs_of(pack) for name, pack in packs.items()}

@@ -1,0 +1,31 @@
+"""Run a graph with torch.compile, on a GPU as CUDA graphs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from trt_engines.batching import Padded
+from trt_engines.graphs import Graph, Runner, Tensors
+
+
+def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
+    """Return a runner for `batch_size`, to which smaller batches are padded: a second shape would compile again for minutes.
+
+    Nothing is compiled before the first call, which raises what torch.compile raises where it finds no compiler.
+    """
+    return Padded(_Compiled(graph, device=device), sizes=[batch_size])
+
+
+class _Compiled:
+    def __init__(self, graph: Graph, *, device: str) -> None:
+        mode = "reduce-overhead" if device != "cpu" else "default"
+        self._module = torch.compile(graph.module, mode=mode, dynamic=False, fullgraph=True)
+
+    def __call__(self, *inputs: Tensor) -> Tensors:
+        """Return copies: a CUDA graph writes into the same memory at its next run."""
+        torch.compiler.cudagraph_mark_step_begin()
+        made = cast("Tensor | Tensors", self._module(*(value.contiguous() for value in inputs)))
+        return tuple(value.clone() for value in (made if isinstance(made, tuple) else (made,)))

@@ -1,0 +1,203 @@
+"""The generator under HyperEditor's offsets with static convolutions only: no kernels per sample, so it can be exported with any batch.
+
+Shape legend: B batch, L latent slots, D style width, O/I output/input channels, k kernel width, H/W picture rows/columns.
+With the offset `s (u v^T + c)` of a sample (s strength, u and v vectors of the hypernetwork, c its constant matrix) a convolution by
+`theta * (1 + s (u v^T + c))` is `x * theta + s (x * theta c) + s u (v x * theta)`, exactly; the squared norms that demodulate it are a
+polynomial in s and u whose coefficients are products of small matrices. `models/modulated_conv.py` is the plain reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.hypereditor import HyperEditor
+from models.layers import EPSILON
+from models.modulated_conv import ModulatedConv
+from models.refinement import SeparableKernel
+from models.state import FactorisedOffset
+from models.stylegan2 import GAIN, Generator, StyledConv, ToRGB
+
+
+class _Styled(nn.Module):
+    """What all convolutions share: the style of a latent slot, scaled as the convolution wants it."""
+
+    def __init__(self, conv: ModulatedConv) -> None:
+        super().__init__()
+        linear = conv.modulation
+        self.slot = conv.layer.latent
+        self.register_buffer("style_weight", (linear.weight * (linear.scale * conv.scale)).T.contiguous())
+        self.register_buffer("style_bias", linear.bias * (linear.lr_mul * conv.scale))
+
+    style_weight: Tensor
+    style_bias: Tensor
+
+    def style(self, latents_BLD: Tensor) -> Tensor:
+        """Return the style (B, I) of this convolution."""
+        return latents_BLD[:, self.slot] @ self.style_weight + self.style_bias
+
+
+class _Conv(_Styled):
+    """A demodulated convolution with noise, bias and leaky ReLU, and no offset."""
+
+    def __init__(self, styled: StyledConv, noise: Tensor) -> None:
+        super().__init__(styled.conv)
+        self.up = styled.conv.layer.upsample
+        theta_OIkk = styled.conv.weight[0]
+        self.register_buffer("theta", self._kernel(theta_OIkk))
+        self.register_buffer("shift", (styled.noise.weight * noise + styled.activate.bias[:, None, None]) * GAIN)
+        self.register_buffer("norms", theta_OIkk.square().sum(dim=(2, 3)).T.contiguous())
+        if self.up:
+            self.register_buffer("blur", styled.conv.blur.kernel.expand(len(theta_OIkk), 1, 4, 4).clone())
+
+    theta: Tensor
+    shift: Tensor
+    norms: Tensor
+    blur: Tensor
+
+    def _kernel(self, weight_OIkk: Tensor) -> Tensor:
+        """Return a kernel as its convolution takes it: turned round here, a large one would be turned round in the graph."""
+        return (weight_OIkk.transpose(0, 1) if self.up else weight_OIkk).clone(memory_format=torch.contiguous_format)
+
+    def convolve(self, x_BIHW: Tensor, kernel: Tensor) -> Tensor:
+        """Convolve; 3x3 transposed convolutions give 2H + 1 rows."""
+        return F.conv_transpose2d(x_BIHW, kernel, stride=2) if self.up else F.conv2d(x_BIHW, kernel, padding=1)
+
+    def finish(self, y_BOHW: Tensor, power_BO: Tensor) -> Tensor:
+        """Blur where the picture grew, demodulate by the squared norms, add noise and bias, and activate."""
+        if self.up:  # blur and demodulation commute: one blur, after all branches were added
+            y_BOHW = F.conv2d(y_BOHW, self.blur, padding=1, groups=self.blur.shape[0])
+        factor_BO = (power_BO + EPSILON).rsqrt() * GAIN
+        return F.leaky_relu(y_BOHW * factor_BO[:, :, None, None] + self.shift, 0.2)
+
+    def forward(self, x_BIHW: Tensor, latents_BLD: Tensor) -> Tensor:
+        """Return (B, O, H, W)."""
+        style_BI = self.style(latents_BLD)
+        y = self.convolve(x_BIHW * style_BI[:, :, None, None], self.theta)
+        return self.finish(y, style_BI.square() @ self.norms)
+
+
+class _EditedConv(_Conv):
+    """The same under an offset: three static convolutions."""
+
+    def __init__(self, styled: StyledConv, noise: Tensor, *, shared_OI: Tensor) -> None:
+        super().__init__(styled, noise)
+        self.register_buffer("theta_shared", self._kernel(styled.conv.weight[0] * shared_OI[:, :, None, None]))
+        self.register_buffer("norms_shared", self.norms * shared_OI.T)
+        self.register_buffer("norms_shared_squared", self.norms * shared_OI.T.square())
+
+    theta_shared: Tensor
+    norms_shared: Tensor
+    norms_shared_squared: Tensor
+
+    def edited(self, x_BIHW: Tensor, latents_BLD: Tensor, strength_B1: Tensor, *, out_BO: Tensor, in_BI: Tensor) -> Tensor:
+        """Return (B, O, H, W) under the offset `strength * (out in^T + shared)`."""
+        style_BI = self.style(latents_BLD)
+        x = x_BIHW * style_BI[:, :, None, None]
+        outer_BO = strength_B1 * out_BO
+        y = self.convolve(x, self.theta) + strength_B1[:, :, None, None] * self.convolve(x, self.theta_shared)
+        y = y + outer_BO[:, :, None, None] * self.convolve(x * in_BI[:, :, None, None], self.theta)
+        return self.finish(y, self._power(style_BI.square(), strength_B1, outer_BO=outer_BO, in_BI=in_BI))
+
+    def _power(self, square_BI: Tensor, strength_B1: Tensor, *, outer_BO: Tensor, in_BI: Tensor) -> Tensor:
+        once_BI = square_BI * in_BI
+        fixed = square_BI @ self.norms + strength_B1 * (2 * (square_BI @ self.norms_shared))
+        fixed = fixed + strength_B1.square() * (square_BI @ self.norms_shared_squared)
+        mixed = once_BI @ self.norms + strength_B1 * (once_BI @ self.norms_shared)
+        return fixed + 2 * outer_BO * mixed + outer_BO.square() * ((once_BI * in_BI) @ self.norms)
+
+
+class _Colour(_Styled):
+    """Project features to RGB and add the enlarged picture of the resolution below."""
+
+    def __init__(self, to_rgb: ToRGB) -> None:
+        super().__init__(to_rgb.conv)
+        self.register_buffer("theta", to_rgb.conv.weight[0].clone())
+        self.register_buffer("bias", to_rgb.bias.clone())
+        if to_rgb.conv.layer.resolution > 4:
+            self.register_buffer("enlarge", to_rgb.upsample.kernel.expand(3, 1, 4, 4).clone())
+
+    theta: Tensor
+    bias: Tensor
+    enlarge: Tensor
+
+    def forward(self, x_BIHW: Tensor, latents_BLD: Tensor, skip: Tensor | None) -> Tensor:
+        """Return an RGB picture (B, 3, H, W)."""
+        y = F.conv2d(x_BIHW * self.style(latents_BLD)[:, :, None, None], self.theta) + self.bias
+        return y if skip is None else y + F.conv_transpose2d(skip, self.enlarge, stride=2, padding=1, groups=3)
+
+
+class EditingGenerator(nn.Module):
+    """Render latents under the offsets of a HyperEditor, at any strength.
+
+    `shared` are the constant parts of the offsets by output index, as `shared_offsets` returns them. The weights are copies: they do not
+    follow the networks that they were taken from.
+    """
+
+    start: Tensor
+
+    def __init__(self, generator: Generator, shared: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.register_buffer("start", generator.input.input.clone())
+            styled, colours = iter((generator.conv1, *generator.convs)), iter((generator.to_rgb1, *generator.to_rgbs))
+            noises = iter(generator.noises.buffers())
+            self.layers = nn.ModuleList()
+            for layer in generator.layers:
+                if layer.kind == "rgb":
+                    self.layers.append(_Colour(next(colours)))
+                elif layer.index in shared:
+                    self.layers.append(_EditedConv(next(styled), next(noises), shared_OI=shared[layer.index]))
+                else:
+                    self.layers.append(_Conv(next(styled), next(noises)))
+        edited = [layer for layer in generator.layers if layer.index in shared]
+        self.outs = [layer.out_channels for layer in edited]
+        self.ins = [layer.in_channels for layer in edited]
+
+    def forward(self, latents_BLD: Tensor, strength_B1: Tensor, outs: Tensor, ins: Tensor) -> Tensor:
+        """Return images (B, 3, H, W); `outs` (B, sum O) and `ins` (B, sum I) are the offsets' vectors, all layers side by side."""
+        vectors = iter(zip(outs.split(self.outs, dim=1), ins.split(self.ins, dim=1), strict=True))
+        x, skip = self.start, None
+        for layer in self.layers:
+            if isinstance(layer, _Colour):
+                skip = layer(x, latents_BLD, skip)
+            elif isinstance(layer, _EditedConv):
+                out_BO, in_BI = next(vectors)
+                x = layer.edited(x, latents_BLD, strength_B1, out_BO=out_BO, in_BI=in_BI)
+            else:
+                x = layer(x, latents_BLD)
+        assert skip is not None
+        return skip
+
+
+class OffsetVectors(nn.Module):
+    """Run a HyperEditor up to the vectors of its offsets, which differ between pictures; what is the same for all is no output."""
+
+    def __init__(self, hypernetwork: HyperEditor) -> None:
+        super().__init__()
+        self.hypernetwork = hypernetwork
+
+    def forward(self, image_BCHW: Tensor, direction_BE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all layers side by side in output order: (B, sum O) and (B, sum I)."""
+        found = sorted(self.hypernetwork.factors(image_BCHW, direction_BE).items())
+        offsets = [offset for _, offset in found if isinstance(offset, FactorisedOffset)]
+        return torch.cat([offset.out_BO for offset in offsets], dim=1), torch.cat([offset.in_BI for offset in offsets], dim=1)
+
+
+@torch.no_grad()
+def shared_offsets(hypernetwork: HyperEditor) -> dict[int, Tensor]:
+    """Return the constant part (O, I) of every tuned layer's offset. Raises ValueError where a head makes kernels or tunes toRGB."""
+    shared = {}
+    for layer in hypernetwork.tuned:
+        kernel = hypernetwork.head(layer.index).output[0]
+        if not isinstance(kernel, SeparableKernel) or kernel.kernel_size > 1:
+            wrong = "tunes toRGB" if layer.kind == "rgb" else f"makes {kernel.kernel_size} x {kernel.kernel_size} kernels"
+            raise ValueError(
+                f"hypereditor: layer {layer.index} {wrong}, which gives every picture kernels of its own; only offsets of kernel size 1 on "
+                "other convolutions can be run as a graph with any batch"
+            )
+        shared[layer.index] = kernel.constant()
+    return shared

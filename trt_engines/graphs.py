@@ -1,0 +1,129 @@
+"""The three graphs of an edit, and what a backend makes of one: encoder, hypernetwork and editing generator.
+
+Shape legend: B batch, C channels, H/W rows/columns, L latent slots, D style width, E text embedding, O/I output/input channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.encoders import Encoder4Editing, WEncoder
+from models.hypereditor import HyperEditor
+from models.layers import sides
+from models.state import FactorisedOffset, GeneratorState
+from models.stylegan2 import Generator
+from trt_engines.editing_generator import EditingGenerator, OffsetVectors, shared_offsets
+
+GraphName = Literal["encoder", "hypernetwork", "generator"]
+Tensors = tuple[Tensor, ...]
+
+
+class BackendError(RuntimeError):
+    """A backend cannot run a graph here; the message says why and what would."""
+
+
+class Runner(Protocol):
+    """Run one graph: its inputs in order, each with the same batch in front, to its outputs in order."""
+
+    def __call__(self, *inputs: Tensor) -> Tensors:
+        """Return outputs on the device of the inputs; they stay valid after later calls."""
+        ...
+
+
+class Load(Protocol):
+    """Make a runner of a graph."""
+
+    def __call__(self, graph: Graph, *, device: str, batch_size: int) -> Runner:
+        """Return a runner on `device` that is best at `batch_size`. Raises BackendError with the reason."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """One network as a function of tensors with a common batch in front.
+
+    `module` is what backends compile or export; `plain` computes the same by the project's own networks, as the reference; `examples`
+    makes inputs for a batch from a seeded generator of random numbers. `inputs` are names and shapes without the batch.
+    """
+
+    name: GraphName
+    module: nn.Module = field(repr=False)
+    plain: Callable[..., Tensors]
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+    examples: Callable[[int, torch.Generator], Tensors]
+
+    def example(self, batch: int, *, seed: int = 0, device: str = "cpu") -> Tensors:
+        """Return inputs as the graph meets them, equal for equal seeds on every device."""
+        with torch.no_grad():
+            return tuple(value.to(device) for value in self.examples(batch, torch.Generator().manual_seed(seed)))
+
+
+def encoder_graph(encoder: Encoder4Editing | WEncoder) -> Graph:
+    """Return the graph from images (B, 3, H, W) to residuals (B, L, D)."""
+    shape = (3, *sides(encoder.input_size))
+    return Graph(
+        name="encoder",
+        module=encoder,
+        plain=lambda image_BCHW: (encoder(image_BCHW),),
+        inputs={"image": shape},
+        outputs=("residual",),
+        examples=lambda batch, seeded: (_pictures(batch, shape, seeded),),
+    )
+
+
+def hypernetwork_graph(hypernetwork: HyperEditor) -> Graph:
+    """Return the graph from reconstructions (B, 3, H, W) and text directions (B, E) to the offsets' vectors."""
+    shape = (3, *sides(hypernetwork.input_size))
+    vectors = OffsetVectors(hypernetwork)
+    return Graph(
+        name="hypernetwork",
+        module=vectors,
+        plain=vectors.forward,
+        inputs={"image": shape, "direction": (hypernetwork.text_dim,)},
+        outputs=("outs", "ins"),
+        examples=lambda batch, seeded: (_pictures(batch, shape, seeded), torch.randn(batch, hypernetwork.text_dim, generator=seeded)),
+    )
+
+
+def generator_graph(generator: Generator, hypernetwork: HyperEditor) -> Graph:
+    """Return the graph from latents (B, L, D), strengths (B, 1) and vectors to images (B, 3, H, W).
+
+    Raises ValueError where the hypernetwork's offsets are not factorised.
+    """
+    shared = shared_offsets(hypernetwork)
+    module = EditingGenerator(generator, shared)
+
+    def plain(latents_BLD: Tensor, strength_B1: Tensor, outs: Tensor, ins: Tensor) -> Tensors:
+        strength = float(strength_B1[0])  # a state has one constant part for all of its pictures
+        assert bool((strength_B1 == strength).all()), "the reference takes one strength for the whole batch"
+        pairs = zip(shared.items(), outs.split(module.outs, dim=1), ins.split(module.ins, dim=1), strict=True)
+        offsets = {index: FactorisedOffset(out_BO=out, in_BI=into, shared_OI=constant) for (index, constant), out, into in pairs}
+        return (generator(GeneratorState(latents_BLD=latents_BLD, offsets=offsets).scaled(strength)),)
+
+    def examples(batch: int, seeded: torch.Generator) -> Tensors:
+        weight = generator.conv1.conv.weight
+        latents = generator.repeat(generator.mapping(torch.randn(batch, generator.style_dim, generator=seeded).to(weight)))
+        seen = _pictures(batch, (3, *sides(hypernetwork.input_size)), seeded).to(weight)
+        vectors = OffsetVectors(hypernetwork)(seen, torch.randn(batch, hypernetwork.text_dim, generator=seeded).to(weight))
+        return (latents, (torch.rand(1, 1, generator=seeded) + 0.5).expand(batch, 1), *vectors)
+
+    return Graph(
+        name="generator",
+        module=module,
+        plain=plain,
+        inputs={
+            "latents": (generator.n_latents, generator.style_dim), "strength": (1,), "outs": (sum(module.outs),), "ins": (sum(module.ins),),
+        },
+        outputs=("image",),
+        examples=examples,
+    )  # fmt: skip
+
+
+def _pictures(batch: int, shape: tuple[int, ...], seeded: torch.Generator) -> Tensor:
+    return torch.rand(batch, *shape, generator=seeded) * 2 - 1
