@@ -19,6 +19,9 @@ from models.editors import Editor
 from models.inversion import Inversion
 from models.inverters import Inverter
 from models.pack import Pack
+from pipeline.backed import on_backend
+from pipeline.backends import EAGER
+from pipeline.config import Backend
 from pipeline.edit import edit
 from pipeline.feed import Ready
 from pipeline.frechet import Moments, ShardMoments
@@ -44,6 +47,10 @@ class Methods:
     scorer: Scorer
     names: Method
     device: str
+    backend: Backend = EAGER
+    """What `--backend` came to."""
+    backend_notes: tuple[str, ...] = ()
+    """Why the backend does not run all, or is not a better one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,15 +291,23 @@ def _png(picture: ImageHWC) -> bytes:
 
 def load_methods(
     pack: Pack, *, inverter: str, editor: str | None, device: str, inverter_settings: Mapping[str, object] | None = None,
-    editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False,
+    editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False, backend: Backend = EAGER, batch_size: int = 1,
 ) -> Methods:  # fmt: skip
-    """Build the networks that the configuration names, on a device; without an editor where nothing is edited. Raises PackError."""
+    """Build the networks that the configuration names, on a device and a backend; without an editor where nothing is edited.
+
+    Raises PackError, BackendError.
+    """
     scorer = Scorer(pack, device=device, allow_lpips_download=allow_lpips_download)  # first: it may fetch what others then use
-    return Methods(
-        pack=pack,
-        inverter=pack.inverter(inverter, inverter_settings),
-        editor=pack.editor(editor, editor_settings) if editor is not None else None,
-        scorer=scorer,
-        names=Method(inverter=inverter, editor=editor or "", backend=f"torch-{device}"),
+    run = on_backend(
+        pack.inverter(inverter, inverter_settings),
+        pack.editor(editor, editor_settings) if editor is not None else None,
+        pack.generator(),
+        wanted=backend,
         device=device,
+        batch_size=batch_size,
     )
+    names = Method(inverter=inverter, editor=editor or "", backend=run.backend)
+    return Methods(
+        pack=pack, inverter=run.inverter, editor=run.editor, scorer=scorer, names=names, device=device, backend=run.used,
+        backend_notes=run.notes,
+    )  # fmt: skip

@@ -54,15 +54,17 @@ class Pool:
 
 
 def connect(*, worker_output: bool = True) -> Cluster:
-    """Join the Ray of RAY_ADDRESS, or start one on this machine that ends with this process; `worker_output` shows what workers print.
+    """Join the Ray of RAY_ADDRESS, or start one here that ends with this process; `worker_output` shows what workers print.
 
-    A Ray started here asks for a token that only this process and its children know. Raises ConfigError when the cluster cannot be
-    reached.
+    A Ray started here asks for a token that only this process and its children know. One that was joined before stays. Raises ConfigError
+    when the cluster cannot be reached.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     set_where_unset({"RAY_USAGE_STATS_ENABLED": "0"})
     import ray
 
+    if ray.is_initialized():
+        return _measure()
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place, which ends the process without a word
     if os.environ.get("RAY_ADDRESS"):
         try:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import jsonargparse
 
@@ -22,6 +22,8 @@ from pipeline.images import Limits
 Align = Literal["face", "centre"]
 Keep = Literal["original", "inversion", "latents"]
 Reprocess = Literal["failed", "changed", "all"]
+Backend = Literal["auto", "eager", "compile", "onnxruntime", "tensorrt"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # What may differ between two runs of one output without changing what is written: where things are, how wide the run is, what it tells
 # about itself. (Batch size and threads move sums by rounding only; every manifest row says the backend.)
@@ -29,7 +31,7 @@ _NOT_IN_HASH = frozenset(
     {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "preview"}
 )
 # Options that came later: their defaults, like empty settings, are left out, so that outputs made before keep their hash.
-_LATER: Mapping[str, object] = {"align": "face"}
+_LATER: Mapping[str, object] = {"align": "face", "backend": "eager"}
 _LISTS = frozenset({"--instructions", "--keep"})
 _SWITCHES = frozenset({"--dry_run", "--allow_lpips_download"})
 
@@ -90,6 +92,8 @@ class EditConfig:
     """Pictures in one forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
+    backend: Backend = "eager"
+    """What runs an encoder, and a HyperEditor with its generator: eager (torch), compile, onnxruntime, tensorrt, or the best that works."""
     keep: tuple[Keep, ...] = ()
     """Extra members to write per sample: original, inversion, latents."""
     reprocess: Reprocess | None = None

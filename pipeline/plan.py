@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.editor_names import editor_names, problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.inverter_names import inverter_names
 from models.pack_format import PackInfo, fetch, read_info, verify
-from pipeline.config import ConfigError, EditConfig, config_hash, nearest
+from pipeline.config import Backend, ConfigError, EditConfig, config_hash, nearest
 from pipeline.registry import SCHEME, find_pack
 from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
@@ -40,6 +40,13 @@ class JobPlan:
     registry: str
     """Tracking server or database in which a pack `models:/NAME/VERSION` is looked up."""
     config_hash: str
+    asked_backend: str
+    """What `--backend` said; `config.backend` is what it came to."""
+
+    def on_backend(self, name: Backend) -> JobPlan:
+        """Return the plan for another backend, with the hash of that."""
+        config = replace(self.config, backend=name)
+        return replace(self, config=config, config_hash=config_hash(config, [instruction.content() for instruction in self.instructions]))
 
     @property
     def output(self) -> str:
@@ -71,6 +78,7 @@ def make_plan(config: EditConfig) -> JobPlan:
         pack_hash=pack_hash,
         registry=tracking,
         config_hash=config_hash(config, [instruction.content() for instruction in instructions]),
+        asked_backend=config.backend,
     )
 
 

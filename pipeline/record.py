@@ -15,7 +15,7 @@ from pipeline.settings import ShardResult
 from pipeline.storage import Storage
 from pipeline.summary import count_output
 
-VERSIONS = ("hyperedit", "ray", "torch", "torchmetrics", "lpips", "open_clip_torch", "mlflow", "pillow", "pyarrow")
+VERSIONS = ("hyperedit", "ray", "torch", "onnxruntime", "torchmetrics", "lpips", "open_clip_torch", "mlflow", "pillow", "pyarrow")
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -60,6 +60,7 @@ def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: S
         "pack": {"name": plan.pack.name, "path": plan.config.pack, "sha256": plan.pack_hash, "size": plan.pack.size},
         "inverter": plan.config.inverter,
         "editor": plan.config.editor,
+        "backend": _backend(plan, outcome),
         "config_hash": plan.config_hash,
         "config": dataclasses.asdict(plan.config),
         "instructions": [instruction.plain() for instruction in plan.instructions],
@@ -68,6 +69,13 @@ def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: S
         "versions": {name: _version(name) for name in VERSIONS},
     }
     storage.write("run.json", (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def _backend(plan: JobPlan, outcome: Outcome) -> dict[str, object]:
+    """Return what was asked for, what it came to, and what ran, as the manifests say it; notes say what is not as asked."""
+    ran = sorted({result.backend for result in outcome.results if result.backend})
+    notes = sorted({note for result in outcome.results for note in result.backend_notes})
+    return {"asked": plan.asked_backend, "used": plan.config.backend, "ran": ran, "notes": notes}
 
 
 def summarise(plan: JobPlan, storage: Storage, outcome: Outcome) -> dict[str, object]:

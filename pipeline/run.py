@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
+from pipeline.config import BACKENDS
+from pipeline.ledger import read_record
 from pipeline.lock import WORK
 from pipeline.plan import JobPlan
 from pipeline.progress import ProgressDisplay
 from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
-from pipeline.resume import Output, ResumePlan, open_output, plan_resume
+from pipeline.resume import Output, ResumePlan, finished_shards, open_output, plan_resume
 from pipeline.settings import Wish, WorkerSettings
 from pipeline.shards import Shard
 from pipeline.storage import Storage
@@ -40,6 +42,7 @@ def dry_run(plan: JobPlan) -> dict[str, object]:
     existed = Storage(plan.output).exists()
     storage = open_output(plan.output)
     try:
+        plan = _as_before(plan, storage)
         resume = _resume(plan, storage)
     finally:
         storage.remove_if_empty(WORK)
@@ -61,8 +64,11 @@ def run_job(plan: JobPlan) -> dict[str, object]:
         storage = output.storage
         for note in output.notes:
             say(note)
+        plan = _as_before(plan, storage)
         resume = _resume(plan, storage)
         _announce(plan, resume)
+        if resume.todo and plan.config.backend == "auto":
+            plan = _chosen(plan, output, shards=len(resume.todo))
         report = storage.url_of("report.html")
         run_id: str | None = None
         if not resume.todo and storage.exists("run.json") and storage.exists("report.html"):
@@ -81,6 +87,34 @@ def run_job(plan: JobPlan) -> dict[str, object]:
 def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
     reprocess = "all" if plan.config.preview else plan.config.reprocess
     return plan_resume(storage, plan.shards, config_hash=plan.config_hash, pack_hash=plan.pack_hash, reprocess=reprocess)
+
+
+def _as_before(plan: JobPlan, storage: Storage) -> JobPlan:
+    """Let `--backend auto` stand for what made the shards that are finished: one output comes from one backend."""
+    if plan.config.backend != "auto" or plan.config.preview or plan.config.reprocess == "all":
+        return plan
+    records = [read_record(storage, shard) for shard in sorted(finished_shards(storage))]
+    made = {record.identity.config_hash for record in records if record is not None}
+    for name in BACKENDS:
+        if (same := plan.on_backend(name)).config_hash in made:
+            say(f"--backend auto goes on with {name}, which made the finished shards")
+            return same
+    return plan
+
+
+def _chosen(plan: JobPlan, output: Output, *, shards: int) -> JobPlan:
+    """Let a worker find out what `--backend auto` comes to on its device. Leaves Ray connected, for the work."""
+    from pipeline.stream import choose_backend
+
+    try:
+        pool = plan_pool(plan.config, connect(), shards=shards)
+        name, notes = choose_backend(_settings(plan, output, pool), pool)
+    except BaseException:
+        disconnect()
+        raise
+    for note in notes:
+        say(note)
+    return plan.on_backend(name)
 
 
 def _announce(plan: JobPlan, resume: ResumePlan) -> None:
@@ -177,6 +211,7 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
         editor=config.editor,
         editor_settings=dict(config.editor_settings),
         device=pool.device,
+        backend=config.backend,
         threads=pool.threads,
         batch_size=config.batch_size,
         allow_lpips_download=config.allow_lpips_download,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.instruction import Instruction
-from pipeline.config import Align
+from pipeline.config import Align, Backend
 from pipeline.images import Limits
 from pipeline.progress import Counts
 from pipeline.registry import PackSource
@@ -54,6 +54,7 @@ class WorkerSettings:
     device: str
     threads: int
     batch_size: int
+    backend: Backend
     allow_lpips_download: bool
     wish: Wish
     output: str
@@ -79,6 +80,9 @@ class ShardResult:
     damage: str = ""
     notes: tuple[str, ...] = ()
     features: dict[str, str] = field(default_factory=dict)
+    backend: str = ""
+    """What computed it, as the manifest says."""
+    backend_notes: tuple[str, ...] = ()
     seconds: float = 0.0
     waited_s: float = 0.0
     """Of these, seconds spent waiting for samples to be read and aligned."""
@@ -91,4 +95,5 @@ class ShardResult:
     def from_json(cls, text: str) -> ShardResult:
         """Read what `to_json` wrote."""
         fields = json.loads(text)
-        return cls(**(fields | {"counts": Counts(**fields["counts"]), "notes": tuple(fields["notes"])}))
+        lists = {name: tuple(fields[name]) for name in ("notes", "backend_notes")}
+        return cls(**(fields | lists | {"counts": Counts(**fields["counts"])}))

@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
 
 from pipeline.cluster import FEED_CPUS, Pool
-from pipeline.config import Align
+from pipeline.config import Align, Backend
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
@@ -226,6 +226,20 @@ def _aligner(pack: PackSource, align: Align) -> Aligner | CentreSquare:
 
 def _say(text: str) -> None:
     print(f"WARNING: {text}", file=sys.stderr, flush=True)
+
+
+@ray.remote(max_retries=0)
+def _choose_backend(settings: WorkerSettings) -> tuple[Backend, tuple[str, ...]]:
+    from pipeline.worker import prepare
+
+    methods = prepare(settings)
+    return methods.backend, methods.backend_notes
+
+
+def choose_backend(settings: WorkerSettings, pool: Pool) -> tuple[Backend, tuple[str, ...]]:
+    """Find out on a worker's device what its `auto` backend comes to; return the name, and notes that say why."""
+    reference = _choose_backend.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(settings)
+    return ray.get(reference)
 
 
 @ray.remote(num_cpus=FEED_CPUS, max_retries=1)

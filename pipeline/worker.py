@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,12 +28,13 @@ from pipeline.progress import Counts
 from pipeline.sample import FailedSample, ShardFailure
 from pipeline.settings import ShardResult, WorkerSettings
 from pipeline.shards import QuarantineWriter, ShardWriter
+from trt_engines.graphs import BackendError
 
 STEPS_INTERVAL_S = 1.0
 
 
 def prepare(settings: WorkerSettings) -> Methods:
-    """Load the networks onto the device. Raises ConfigError where the pack is another one, or an instruction cannot be used with it."""
+    """Load the networks onto the device. Raises ConfigError where the pack is another, or an instruction or the backend is of no use."""
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -40,15 +42,20 @@ def prepare(settings: WorkerSettings) -> Methods:
     if pack.sha256 != settings.pack_hash:
         versions = f"version {pack.sha256[:12]}, the driver {settings.pack_hash[:12]}"
         raise ConfigError(f"--pack {settings.pack}: this machine has {versions}; give both the same pack, by URL for example")
-    methods = load_methods(
-        pack,
-        inverter=settings.inverter,
-        inverter_settings=settings.inverter_settings,
-        editor=settings.editor if settings.wish.instructions else None,
-        editor_settings=settings.editor_settings,
-        device=settings.device,
-        allow_lpips_download=settings.allow_lpips_download,
-    )
+    try:
+        methods = load_methods(
+            pack,
+            inverter=settings.inverter,
+            inverter_settings=settings.inverter_settings,
+            editor=settings.editor if settings.wish.instructions else None,
+            editor_settings=settings.editor_settings,
+            device=settings.device,
+            allow_lpips_download=settings.allow_lpips_download,
+            backend=settings.backend,
+            batch_size=settings.batch_size,
+        )
+    except BackendError as error:
+        raise ConfigError(f"{error} (machine {socket.gethostname()})") from error
     try:
         methods.scorer.check(settings.wish.instructions)
         for instruction in settings.wish.instructions:
@@ -92,6 +99,8 @@ def edit_shard(
         damage=str(opened.damage or ""),
         notes=opened.notes,
         features=dict(methods.scorer.features),
+        backend=methods.names.backend,
+        backend_notes=methods.backend_notes,
         seconds=time.monotonic() - start,
         waited_s=clock.seconds,
     )

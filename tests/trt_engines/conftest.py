@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from models.encoders import Encoder4Editing
 from models.hypereditor import HyperEditor
@@ -49,3 +51,17 @@ def graphs_of(pack: Pack) -> dict[str, Graph]:
 def graphs(packs: Mapping[str, Pack]) -> Mapping[str, Mapping[str, Graph]]:
     """Return the graphs of both packs."""
     return {name: graphs_of(pack) for name, pack in packs.items()}
+
+
+def toy(seed: int = 0) -> Graph:
+    """Return a graph that is exported in a moment."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.LeakyReLU())
+    return Graph(
+        name="encoder",
+        module=module,
+        plain=lambda image: (module(image),),
+        inputs={"image": (3, 8, 8)},
+        outputs=("features",),
+        examples=lambda batch, seeded: (torch.randn(batch, 3, 8, 8, generator=seeded),),
+    )

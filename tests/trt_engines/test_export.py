@@ -15,7 +15,7 @@ from torch import nn
 
 from models.hypereditor import HyperEditor
 from tests.models.small_pack import CONFIGS
-from tests.trt_engines.conftest import GRAPHS
+from tests.trt_engines.conftest import GRAPHS, toy
 from trt_engines.editing_generator import shared_offsets
 from trt_engines.export import export, trace
 from trt_engines.graphs import BackendError, Graph
@@ -98,20 +98,6 @@ def test_weights_are_constants_and_only_the_batch_is_dynamic(graphs: Graphs, pac
     for value in (*found.graph.input, *found.graph.output):
         first, *others = value.type.tensor_type.shape.dim
         assert first.dim_param == "batch" and all(dim.dim_value > 0 for dim in others) and value.type.tensor_type.elem_type == FLOAT
-
-
-def toy(seed: int = 0) -> Graph:
-    """Return a graph that is exported in a moment."""
-    torch.manual_seed(seed)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.LeakyReLU())
-    return Graph(
-        name="encoder",
-        module=module,
-        plain=lambda image: (module(image),),
-        inputs={"image": (3, 8, 8)},
-        outputs=("features",),
-        examples=lambda batch, seeded: (torch.randn(batch, 3, 8, 8, generator=seeded),),
-    )
 
 
 def test_two_exports_are_equal_and_hold_no_trace_of_the_code(graphs: Graphs) -> None:

@@ -1,0 +1,152 @@
+"""Backends: one is taken only when it computes what eager computes here, and what it does not cover is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.instruction import Instruction
+from models.pack import Pack
+from pipeline import backends
+from pipeline.backed import on_backend
+from pipeline.backends import choose
+from pipeline.batch import load_methods
+from pipeline.config import ConfigError, parse_config
+from pipeline.edit import edit
+from pipeline.invert import invert
+from tests.models.small_pack import write_small_pack
+from tests.trt_engines.conftest import cache  # noqa: F401
+from trt_engines.batching import Padded
+from trt_engines.graphs import BackendError, Graph, Tensors
+
+SMILE = Instruction(name="smile", source="a face", target="a smiling face", strength=1.7)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return Pack.load(write_small_pack(tmp_path_factory.mktemp("pack")))
+
+
+def scaling(factor: float) -> Graph:
+    """Return a graph whose backends compute `factor` times what eager computes."""
+    module = nn.Conv2d(3, 2, 1)
+
+    def wrong(image: Tensor) -> Tensor:
+        return module(image) * factor
+
+    module_like = nn.Module()
+    module_like.forward = wrong  # type: ignore[method-assign]
+    return Graph(
+        name="encoder",
+        module=module_like,
+        plain=lambda image: (module(image),),
+        inputs={"image": (3, 4, 4)},
+        outputs=("residual",),
+        examples=lambda batch, seeded: (torch.randn(batch, 3, 4, 4, generator=seeded),),
+    )
+
+
+def put(monkeypatch: pytest.MonkeyPatch, name: str, *, auto: bool = False) -> None:
+    """Let a backend be the graph's own module, in place of a library that this machine may lack."""
+    monkeypatch.setattr(backends, "LOADERS", {**backends.LOADERS, name: "tests.pipeline.test_backends:load_module"})
+    if auto:
+        monkeypatch.setattr(backends, "AUTO", {"cpu": (name,)})
+
+
+def load_module(graph: Graph, *, device: str, batch_size: int) -> Padded:
+    def run(*inputs: Tensor) -> Tensors:
+        return (graph.module(*inputs),)
+
+    return Padded(run, sizes=[batch_size])
+
+
+def test_a_backend_that_agrees_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, "compile")
+    choice = choose("compile", [scaling(1.0)], device="cpu", batch_size=4)
+    assert choice.name == "compile" and set(choice.runners) == {"encoder"} and not choice.notes
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1.01, "differs from eager by 0.01 of its largest value in a batch of 1"), (float("nan"), "not finite")]
+)
+def test_a_backend_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, factor: float, said: str) -> None:
+    put(monkeypatch, "compile", auto=True)
+    with pytest.raises(BackendError, match=f"--backend compile: the encoder.*{said}"):
+        choose("compile", [scaling(factor)], device="cpu", batch_size=4)
+    fallen = choose("auto", [scaling(factor)], device="cpu", batch_size=4)
+    assert fallen.name == "eager" and not fallen.runners
+    assert said in fallen.notes[0] and "--backend auto takes eager" in fallen.notes[-1]
+
+
+def test_auto_takes_no_backend_that_is_slower_than_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, "compile", auto=True)
+    for times, name in (((0.2, 0.1), "eager"), ((0.1, 0.2), "compile")):
+        measured = iter(times)
+        monkeypatch.setattr(backends, "_seconds", lambda *_, device, measured=measured: next(measured))
+        choice = choose("auto", [scaling(1.0)], device="cpu", batch_size=4)
+        assert choice.name == name
+        assert ("slower than eager here: 0.2 s for a batch of 4, eager 0.1 s" in choice.notes[0]) is (name == "eager")
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "LOADERS", {"tensorrt": "no_such_library_here:load"})
+    with pytest.raises(BackendError, match="--backend tensorrt: a library is missing: No module named 'no_such_library_here'"):
+        choose("tensorrt", [scaling(1.0)], device="cpu", batch_size=4)
+
+
+def test_batches_are_padded_and_split() -> None:
+    seen: list[int] = []
+
+    def run(value: Tensor) -> Tensors:
+        seen.append(len(value))
+        return (value * 2, value + 1)
+
+    padded = Padded(run, sizes=[1, 4])
+    for batch in (1, 2, 4, 9):
+        value = torch.arange(batch * 2.0).reshape(batch, 2)
+        twice, more = padded(value)
+        assert torch.equal(twice, value * 2) and torch.equal(more, value + 1)
+    assert seen == [1, 4, 4, 4, 4, 1]
+
+
+def test_a_run_on_onnx_runtime_makes_the_pictures_of_eager(pack: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+    made: dict[str, Tensor] = {}
+    latents: dict[str, Tensor] = {}
+    aligned = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for name in ("eager", "onnxruntime"):
+        methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", backend=name, batch_size=3)  # type: ignore[arg-type]
+        inversion = invert(methods.inverter, pack.generator(), aligned)
+        assert methods.editor is not None
+        made[name] = edit(methods.editor, pack.generator(), inversion, instruction=SMILE)
+        latents[name] = inversion.state.latents_BLD
+        assert methods.names.backend == {"eager": "torch-cpu", "onnxruntime": "onnxruntime-cpu"}[name] and methods.backend == name
+    assert torch.allclose(latents["eager"], latents["onnxruntime"], atol=1e-5) and not torch.equal(inversion.made_BCHW, made["eager"])
+    assert float((made["eager"] - made["onnxruntime"]).abs().max()) < 1e-4 * float(made["eager"].abs().max())
+    assert "WARNING" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("inverter", "editor", "backend", "said"),
+    [
+        ("e4e", "sefa", "onnxruntime-cpu (encoder), torch-cpu", "stays eager: editor sefa: only a HyperEditor"),
+        ("hyperstyle", "hypereditor", "torch-cpu", "stays eager: editor hypereditor: its graphs start from an encoder's inversion"),
+        ("w_encoder", None, "onnxruntime-cpu", ""),
+    ],
+)
+def test_what_a_backend_does_not_cover_stays_eager_and_is_said(
+    pack: Pack, capsys: pytest.CaptureFixture[str], inverter: str, editor: str | None, backend: str, said: str
+) -> None:
+    chosen = pack.editor(editor) if editor else None
+    run = on_backend(pack.inverter(inverter), chosen, pack.generator(), wanted="onnxruntime", device="cpu", batch_size=2)
+    assert run.backend == backend and run.used == ("eager" if backend == "torch-cpu" else "onnxruntime")
+    heard = capsys.readouterr().err
+    assert said in heard and heard.count("stays eager") == len(run.notes) and bool(run.notes) is bool(said)
+
+
+def test_a_wrong_backend_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    flags = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--keep", "latents", "--backend", "onnx"]
+    with pytest.raises(ConfigError, match="--backend onnx: did you mean 'onnxruntime'. valid: auto, compile, eager, onnxruntime, tensorrt"):
+        parse_config(flags)
