@@ -72,7 +72,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What became of a shard; `committed` is False where another attempt was first."""
+    """What became of a shard; `committed` is False where another attempt was first, or where the worker refused the job."""
 
     shard: str
     committed: bool
@@ -83,6 +83,8 @@ class ShardResult:
     backend: str = ""
     """What computed it, as the manifest says."""
     backend_notes: tuple[str, ...] = ()
+    refusal: str = ""
+    """What the user has to change before this worker can do anything; an error would lose its kind on the way through Ray Data."""
     seconds: float = 0.0
     waited_s: float = 0.0
     """Of these, seconds spent waiting for samples to be read and aligned."""

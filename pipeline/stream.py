@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
 
 from pipeline.cluster import FEED_CPUS, Pool
-from pipeline.config import Align, Backend
+from pipeline.config import Align, Backend, ConfigError
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
@@ -66,7 +66,10 @@ FEED_DIED = (FeedEndedError, WorkerCrashedError, NodeDiedError, ObjectLostError,
 def run_shards(
     shards: Sequence[Shard], *, pool: Pool, settings: WorkerSettings, reading: Reading, board: ActorHandle[Board]
 ) -> Iterator[ShardResult]:
-    """Edit all shards on the Ray that this process is connected to; yield results as shards are committed."""
+    """Edit all shards on the Ray that this process is connected to; yield results as shards are committed.
+
+    Raises ConfigError where a worker cannot run what was asked for.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -85,7 +88,10 @@ def run_shards(
         num_gpus=pool.gpus,
     )  # Ray Data restarts actors, and repeats what they were at, without end: `Attempt` counts
     for row in dataset.iter_rows():
-        yield ShardResult.from_json(row["result"])
+        result = ShardResult.from_json(row["result"])
+        if result.refusal:
+            raise ConfigError(result.refusal)
+        yield result
 
 
 def make_board(shards: int) -> ActorHandle[Board]:
@@ -115,6 +121,8 @@ class StreamWorker:
         while deaths < MOST_DEATHS:
             try:
                 result = self._attempt(shard)
+            except ConfigError as error:
+                result = ShardResult(shard=shard.name, committed=False, counts=Counts(), refusal=str(error))
             except OSError as error:  # the storage, not the shard: what a shard holds never raises
                 failures += 1
                 if failures == STORAGE_TRIES:

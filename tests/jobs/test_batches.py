@@ -221,7 +221,7 @@ def test_a_shard_that_is_not_there_is_named(small: World, aligner: Aligner) -> N
 def settings(small: World, out: Path, run_id: str, *, batch_size: int) -> WorkerSettings:
     return WorkerSettings(
         pack=str(small.pack), inverter="e4e", inverter_settings={}, editor="hypereditor", editor_settings={}, device="cpu", threads=1,
-        batch_size=batch_size,
+        batch_size=batch_size, backend="eager",
         allow_lpips_download=False, wish=WISH, output=str(out), run_id=run_id, config_hash="c", pack_hash=Pack.load(small.pack).sha256,
     )  # fmt: skip
 

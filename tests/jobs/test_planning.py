@@ -98,6 +98,8 @@ def test_inline_instructions_have_name_texts_and_strength() -> None:
         (["--workers.max", "4"], True),
         (["--tracking.experiment", "x"], True),
         (["--device", "cpu"], True),
+        (["--backend", "eager"], True),
+        (["--backend", "onnxruntime"], False),
         (["--reprocess", "all"], True),
         (["--keep", "latents"], False),
         (["--inverter", "w_encoder"], False),
