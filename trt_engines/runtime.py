@@ -45,8 +45,9 @@ def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
 
 
 def settings_for(graph: Graph, *, batch_size: int) -> BuildSettings:
-    """Return how the engine of a graph is built for a batch size."""
-    return BuildSettings(inputs=tuple(graph.inputs.items()), profiles=profiles_for(batch_size))
+    """Return how the engine of a graph is built for a batch size; it rounds to TF32 where torch's convolutions do."""
+    rounds = torch.backends.cudnn.allow_tf32
+    return BuildSettings(inputs=tuple(graph.inputs.items()), profiles=profiles_for(batch_size), tf32=rounds)
 
 
 def this_device() -> Device:

@@ -22,8 +22,8 @@ GRAPHS = ("encoder", "hypernetwork", "generator")
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a cache folder for the session, which exports and engines go to."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Return a cache folder for the session, which exports and engines go to; every folder of tests that uses this has the same."""
+    folder = tmp_path_factory.getbasetemp() / "graphs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder))
         yield folder

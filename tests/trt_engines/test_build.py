@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.commands import ROOT
 from tests.trt_engines.conftest import toy
@@ -22,7 +23,7 @@ from tests.trt_engines.fake_tensorrt import FakeTensorRT
 from trt_engines import tensorrt_api
 from trt_engines.build import BuildSettings, Profile, build_in_child, build_plan, profiles_for
 from trt_engines.graphs import BackendError
-from trt_engines.runtime import EngineRunner, UnreadableError, load, read_engine
+from trt_engines.runtime import EngineRunner, UnreadableError, load, read_engine, settings_for
 
 API = json.loads((Path(__file__).parent / "data" / "api_subset.json").read_text())
 SOURCES = sorted((ROOT / "trt_engines").glob("*.py"))
@@ -133,6 +134,13 @@ def test_an_engine_of_something_else_is_refused() -> None:
     for graph, profiles in ((replace(toy(), outputs=("picture",)), [1]), (toy(), [1, 4])):
         with pytest.raises(UnreadableError, match=r"not one of the encoder: it has \['features', 'image'\] and 1 profiles, expected"):
             EngineRunner(fake, engine, graph, profiles=profiles)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_an_engine_rounds_as_torch_does(monkeypatch: pytest.MonkeyPatch, rounds: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", rounds)
+    settings = settings_for(toy(), batch_size=4)
+    assert settings.tf32 is rounds and settings.inputs == (("image", (3, 8, 8)),) and settings.profiles == profiles_for(4)
 
 
 def test_a_cpu_is_refused_before_anything_is_exported() -> None:
