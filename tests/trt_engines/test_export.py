@@ -112,7 +112,6 @@ def test_a_changed_weight_changes_the_bytes() -> None:
     changed = replace(graph, module=copy.deepcopy(graph.module))
     with torch.no_grad():
         next(changed.module.parameters())[0, 0, 0, 0] += 1e-3
-    assert trace(graph) == trace(replace(graph, module=copy.deepcopy(graph.module)))
     assert trace(changed) != trace(graph)
 
 
