@@ -56,6 +56,8 @@ class EditingConfig:
     movement: float = 0.0
     """Weight of the mean squared change of the latents (StyleCLIP eq. 5, as released)."""
     loss: Literal["directional", "global"] = "directional"
+    towards: float = 0.0
+    """Weight of the global CLIP loss beside the directional one: a direction leaves open how far an edit goes, the target does not."""
     zoom: float = 0.25
     """Largest share of the side that the windows leave out through which CLIP sees the pictures; 0 shows them whole."""
     wear: float = 1.0
@@ -275,7 +277,8 @@ class EditingObjective(EditorObjective[Batch]):
                 before_E = self.judges.clip.embed_images(before)
         if self.config.loss == "global":
             return global_clip_loss(after_E.float(), target)
-        return directional_clip_loss(after_E.float(), before_E.float(), direction)
+        loss_B = directional_clip_loss(after_E.float(), before_E.float(), direction)
+        return loss_B + self.config.towards * global_clip_loss(after_E.float(), target) if self.config.towards else loss_B
 
     def observe(self, figures: Mapping[str, Tensor]) -> None:
         """Update the instructions' running losses with the samples of all workers."""

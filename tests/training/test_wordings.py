@@ -81,3 +81,15 @@ def test_shares_outside_their_range_are_refused(share: dict[str, float]) -> None
 def test_a_mapper_for_one_text_is_not_asked_in_other_words() -> None:
     with pytest.raises(ValueError, match="a mapper knows one text"):
         MapperConfig(pairs=0.2)
+
+
+def test_a_share_of_the_global_loss_is_added_to_the_directional_one() -> None:
+    found = []
+    for settings in ({}, {"towards": 0.5}, {"loss": "global"}):
+        shape = {"only": ("smile",), "widths": (8, 8, 8, 16), "inner": 8, "pictures": 32, "wordings": 0.0}
+        objective = objective_of("hypereditor", HyperEditorConfig(**shape, **settings))  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        _, figures = objective.forward(objective.draw(Share(seed=1, step=0, batch=4, first=0, count=4)))
+        found.append(float(figures["clip"].detach()))
+    directional, both, only_global = found
+    assert both == pytest.approx(directional + 0.5 * only_global, rel=1e-4) and only_global > 0.1
