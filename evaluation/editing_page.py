@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 from evaluation import editing_papers as papers
+from evaluation.champion import Verdict
 from evaluation.drawing import new_figure, plotted, slug
 from evaluation.editing_checks import LESS_IS_BETTER, Check, compared, ranks
 from evaluation.editing_plan import ATTRIBUTES, STYLE_PREFIX, STYLES
@@ -36,6 +37,10 @@ class Findings:
     """Target text by instruction."""
     fid: Sequence[str] = ("smile", "old")
     sheets: Mapping[str, Sheet] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    """How the run stands against the champion."""
+    trends: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Plots over this and earlier runs by file, with their words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +77,7 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     plots = {"success_identity": trade_off(main)} if main else {}
     maps = ((label, heat_map(row)) for label, row in main.items())
     heat = {f"unasked_{place}_{slug(label)}": (label, data) for place, (label, data) in enumerate(maps) if data is not None}
+    plots |= {name: data for name, (_, data) in findings.trends.items()}
     pictures = plots | {name: data for name, (_, data) in heat.items()} | {name: sheet.data for name, sheet in findings.sheets.items()}
     paths = [folder / "index.html"]
     for name, data in pictures.items():

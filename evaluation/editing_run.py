@@ -9,12 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evaluation import editing_page, editing_sheets
+from evaluation import editing_page, editing_sheets, samples
 from evaluation.editing_checks import Check, checks
 from evaluation.editing_page import Findings, Sheet
 from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Plan, Prepared, Say, group, prepare
 from evaluation.editing_suite import COLUMNS, Inversions, Judge, Row, measure_row
 from evaluation.held_out import HeldOut, held_out
+from evaluation.run_tracking import editing_metrics
+from evaluation.samples import Samples, SampleTable
+from evaluation.standing import VERDICT, VERDICT_FILE, Standing, judged_in
 from models.instruction import Instruction
 from models.pack import Pack, PackError
 from models.stylegan2 import Generator
@@ -54,7 +57,9 @@ def ready(pack: Pack, plan: Plan, *, say: Say) -> Ready:
     return found
 
 
-def measure(pack: Pack, plan: Plan, folder: Path, say: Say = print, *, loaded: Ready | None = None) -> tuple[dict[str, object], list[Path]]:
+def measure(
+    pack: Pack, plan: Plan, folder: Path, say: Say = print, *, loaded: Ready | None = None, standing: Standing | None = None
+) -> tuple[dict[str, object], list[Path]]:
     """Return all figures of the suite and the files of the page that it wrote. Raises PackError or InstructionError."""
     loaded = loaded or ready(pack, plan, say=say)
     n = max(FEW, round(plan.pictures * MORE))
@@ -69,13 +74,22 @@ def measure(pack: Pack, plan: Plan, folder: Path, say: Say = print, *, loaded: R
     done = checks(measured)
     for check in done:
         say(f"{'holds' if check.holds else 'DOES NOT HOLD'}: {check.claim}: {check.numbers}")
-    findings = Findings(
-        pack=pack.info.name, device=plan.device, features=session.judge.scorer.features, rows=measured, checks=done, fid=plan.fid,
-        targets={one.name: one.target for one in plan.all_instructions}, sheets=session.sheets(loaded.rows, loaded.others, say=say),
-    )  # fmt: skip
     figures = session.figures(measured, done)
+    verdict = standing.verdict(session.samples) if standing is not None else None
+    figures[VERDICT] = verdict.plain() if verdict is not None else None
+    drawn = standing.drawn(editing_metrics(figures), judged_in(figures)) if standing is not None else {}
+    findings = Findings(
+        pack=pack.info.name, verdict=verdict, trends=drawn, device=plan.device, features=session.judge.scorer.features, rows=measured,
+        checks=done, fid=plan.fid, targets={one.name: one.target for one in plan.all_instructions},
+        sheets=session.sheets(loaded.rows, loaded.others, say=say),
+    )  # fmt: skip
+    figures |= session.figures(measured, done)  # drawing the sheets found the offsets
     _keep(folder, figures)
-    return figures, [*editing_page.write(findings, folder), folder / FIGURES]
+    files = [*editing_page.write(findings, folder), folder / FIGURES, samples.write(session.samples, folder / samples.FILE)]
+    if verdict is not None:
+        files.append(folder / VERDICT_FILE)
+        files[-1].write_text(verdict.explanation() + "\n")
+    return figures, files
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,12 +104,19 @@ class Session:
     inversions: dict[str, Inversions] = field(default_factory=dict)
     shown: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     sizes: dict[str, dict[int, float]] = field(default_factory=dict)
+    samples: SampleTable = field(default_factory=dict)
 
     def row(self, prepared: Prepared, *, say: Say) -> Row:
         """Return what a method did."""
         say(f"{prepared.label}: {prepared.method.editor} on {prepared.method.inverter}, {len(prepared.instructions)} instructions")
-        found, pictures = measure_row(prepared, self.judge, self.inverted(prepared), self.chosen, say=say, shown=editing_sheets.PEOPLE)
+        inversions, shown = self.inverted(prepared), editing_sheets.PEOPLE
+        found, pictures, measured = measure_row(prepared, self.judge, inversions, self.chosen, say=say, shown=shown)
         self.shown[prepared.label] = pictures
+        for name, columns in measured.items():
+            rows = self.chosen[name][: prepared.pictures]
+            keys = tuple(samples.key_of(self.plan.seed, len(self.data.truth), self.data.found[row]) for row in rows)
+            values = {column: values.double().numpy() for column, values in columns.items()}
+            self.samples[prepared.label, name] = Samples(group=found.cells[name].group, keys=keys, columns=values)
         return found
 
     def inverted(self, prepared: Prepared) -> Inversions:

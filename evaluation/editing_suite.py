@@ -243,9 +243,9 @@ def shown(probability_BA: Tensor, names: Sequence[str], expects: Mapping[str, bo
 
 def measure_row(
     row: Prepared, judge: Judge, inversions: Inversions, chosen: Mapping[str, Sequence[int]], *, say: Say, shown: int = 0
-) -> tuple[Row, dict[str, Tensor]]:
-    """Return what a method did with its instructions on the portraits `chosen` for each, and its first `shown` pictures of each."""
-    cells, pictures, prepared_s = dict[str, Cell](), dict[str, Tensor](), 0.0
+) -> tuple[Row, dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Return what a method did on the portraits `chosen` for each instruction, its first `shown` pictures, and each portrait's measures (N,)."""
+    cells, pictures, measured, prepared_s = dict[str, Cell](), dict[str, Tensor](), dict[str, dict[str, Tensor]](), 0.0
     for instruction in row.instructions:
         rows = list(chosen[instruction.name][: row.pictures])
         if row.method.editor not in TEXT_OPTIMISERS:
@@ -255,7 +255,7 @@ def measure_row(
             row.editor.edit(first, instruction)  # what is done once, such as finding a direction, has no part in the rest
             finish(first.made_BCHW.device)
             prepared_s += time.perf_counter() - start
-        cells[instruction.name], made = _cell(row, judge, inversions, rows, instruction)
+        cells[instruction.name], made, measured[instruction.name] = _cell(row, judge, inversions, rows, instruction)
         pictures[instruction.name] = made[:shown]
         numbers = cells[instruction.name].numbers
         told = ", ".join(f"{name} {numbers[name]:.3f}" for name in ("success", "style_zero_shot", "ids", "lpips", "cs") if name in numbers)
@@ -267,10 +267,12 @@ def measure_row(
         parameters=row.parameters, heads=row.heads, reworded=method.wordings is not None, training_s=trained,
         inversion_s=inversions.seconds_each, cells=cells,
     )  # fmt: skip
-    return found.summed(), pictures
+    return found.summed(), pictures, measured
 
 
-def _cell(row: Prepared, judge: Judge, inversions: Inversions, rows: Sequence[int], instruction: Instruction) -> tuple[Cell, Tensor]:
+def _cell(
+    row: Prepared, judge: Judge, inversions: Inversions, rows: Sequence[int], instruction: Instruction
+) -> tuple[Cell, Tensor, dict[str, Tensor]]:
     parts, flips, made = list[dict[str, Tensor]](), list[tuple[str, ...]](), list[Tensor]()
     before, after, seconds = judge.empty(), judge.empty(), 0.0
     for first in range(0, len(rows), BATCH):
@@ -287,12 +289,13 @@ def _cell(row: Prepared, judge: Judge, inversions: Inversions, rows: Sequence[in
         flips += changed
         made.append(edited.detach().cpu())
     numbers = {"seconds": seconds / len(rows)}
-    for name in parts[0]:
-        numbers |= _mean(name, torch.cat([part[name] for part in parts]))
+    measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for name, values in measured.items():
+        numbers |= _mean(name, values)
     fid = distance(before, after)
     numbers |= {"fid": fid} if fid is not None else {}
     shares = {name: sum(name in one for one in flips) / len(rows) for name in judge.attributes.names if any(name in one for one in flips)}
-    return Cell(group=group(instruction), portraits=len(rows), numbers=numbers, flips=shares), torch.cat(made)
+    return Cell(group=group(instruction), portraits=len(rows), numbers=numbers, flips=shares), torch.cat(made), measured
 
 
 def _mean(name: str, values: Tensor) -> Numbers:

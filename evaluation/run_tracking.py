@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from evaluation.past_runs import SUITE_TAG
 from pipeline.config import TrackingConfig
-from pipeline.training_run import end_run, open_run
+from pipeline.training_run import Run, end_run, open_run
 
 Figures = dict[str, object]
 EXPERIMENT = "evaluate"
@@ -16,17 +17,23 @@ PER_INSTRUCTION = ("success", "style_zero_shot", "ids", "cs", "fid")
 
 def tracked(
     measure: Callable[[], tuple[Figures, list[Path]]], *, uri: str | None, folder: Path, name: str, params: Mapping[str, object],
-    metrics: Callable[[Figures], dict[str, float]],
+    metrics: Callable[[Figures], dict[str, float]], suite: str, experiment: str = EXPERIMENT,
+    tags: Callable[[Figures], Mapping[str, str]] = lambda figures: {}, then: Callable[[Run, Figures], None] = lambda run, figures: None,
 ) -> tuple[Figures, list[Path]]:  # fmt: skip
-    """Measure within a run of MLflow and return the figures and files, which the run keeps, too."""
-    tracking = TrackingConfig(uri=uri, experiment=EXPERIMENT)
-    run = open_run(tracking, output=str(folder.resolve()), name=name, params=params, tags={})
+    """Measure within a run of MLflow and return the figures and files, which the run keeps, too.
+
+    `tags` are those of the ended run, `then` is called when it has ended.
+    """
+    tracking = TrackingConfig(uri=uri, experiment=experiment)
+    run = open_run(tracking, output=str(folder.resolve()), name=name, params=params, tags={SUITE_TAG: suite})
     try:
         figures, files = measure()
     except BaseException as error:
         end_run(run, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", metrics={}, artifacts=[])
         raise
-    end_run(run, status="FINISHED", metrics=metrics(figures), artifacts=[str(path.resolve()) for path in files])
+    kept = [str(path.resolve()) for path in files]
+    end_run(run, status="FINISHED", metrics=metrics(figures), artifacts=kept, tags=tags(figures))
+    then(run, figures)
     return figures, files
 
 

@@ -3,13 +3,15 @@
     python jobs/evaluate.py --suite pack --pack packs/portraits64
     python jobs/evaluate.py --suite inversion --output out/inversion
     python jobs/evaluate.py --suite editing --methods configs/evaluate/editing.yaml --output out/editing
+    python jobs/evaluate.py --suite editing --methods configs/evaluate/nightly.yaml --champion auto --output out/nightly
     python jobs/evaluate.py --suite strengths --instructions configs/instructions/portraits.yaml
 
 `pack`: landmarks, attribute classifier, inversion and editing on raw portraits of people that no network was trained on. `inversion`: all
 inverters of the pack on such portraits, with times, plots and what can be edited after, as a page in `--output` and an MLflow run.
 `editing`: the rows of `--methods`, an editor on an inverter each, in the layout of the papers' tables, as such a page and run.
 `strengths`: how strongly each instruction should be applied, chosen on people that no other suite measures on. The last thing printed is
-the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. Exit codes: 0 done, 2 wrong arguments.
+the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. With `--champion` suite editing compares itself with an
+earlier run (docs/scheduling.md). Exit codes: 0 done, 2 wrong arguments, 3 done and worse than the champion.
 """
 
 from __future__ import annotations
@@ -26,16 +28,21 @@ import torch
 
 from evaluation import editing_run, editing_suite, inversion_run, inversion_suite, new_pack, pack_suite, strengths
 from evaluation.editing_plan import load_plan
-from evaluation.run_tracking import editing_metrics, inversion_metrics, tracked
+from evaluation.held_out import HELD_OUT_SEED
+from evaluation.past_runs import NONE, past_runs
+from evaluation.run_tracking import EXPERIMENT, editing_metrics, inversion_metrics, tracked
+from evaluation.standing import Standing, judged_in, tolerances_with
 from models.editor_names import problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, TrackingConfig
 from pipeline.registry import resolve_pack
+from pipeline.training_run import Run
 
 SUITES = (pack_suite.NAME, inversion_suite.NAME, editing_suite.NAME, strengths.NAME)
 WITH_PAGE = (inversion_suite.NAME, editing_suite.NAME)
 PICTURES = 200
+REGRESSION = 3
 SHIPPED = "configs/instructions/portraits.yaml"
 
 
@@ -70,6 +77,12 @@ class Options:
         adapted: Pack whose generator was fine-tuned from the pack's to another style; offsets are tried on it in suite inversion.
         adapted_text: What that style is called, such as "a cartoon of a face".
         editor: Editor to measure.
+        seed: Which held-out people suite editing draws; runs of the same people are compared portrait by portrait.
+        champion: Run that suite editing is compared with: auto (the champion of the experiment, which the first run becomes), the id of a
+            run, or none.
+        promote: Make this run the champion, unless it is worse than the one before.
+        tolerances: By how much a measure may become worse before it is a regression, where that is not the default.
+        experiment: Experiment of MLflow; each has a champion of its own.
         device: Where the networks run: auto, cpu or cuda; auto takes a GPU where there is one. The figures name it.
         threads: Threads of torch.
         output: JSON file, or folder for the page of suites inversion and editing.
@@ -96,6 +109,11 @@ class Options:
     adapted: str | None = None
     adapted_text: str = ""
     editor: str = "hypereditor"
+    seed: int = 0
+    champion: str = NONE
+    promote: bool = False
+    tolerances: dict[str, float] = field(default_factory=dict)
+    experiment: str = EXPERIMENT
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     output: Path | None = None
@@ -160,7 +178,8 @@ def _inversion(pack: Pack, options: Options, head: Mapping[str, object]) -> dict
     folder = options.output or Path("out/inversion")
     figures, files = tracked(
         lambda: inversion_run.measure(pack, plan, folder, say=say), uri=options.tracking_uri, folder=folder,
-        name=f"inversion {pack.info.name}", params={**head, **asdict(plan)}, metrics=inversion_metrics,
+        name=f"inversion {pack.info.name}", params={**head, **asdict(plan)}, metrics=inversion_metrics, suite=options.suite,
+        experiment=options.experiment,
     )  # fmt: skip
     return {**head, **figures, "page": str(files[0])}
 
@@ -169,15 +188,40 @@ def _editing(pack: Pack, options: Options, head: Mapping[str, object]) -> dict[s
     """Run the suite, leave the page in the output folder and record both in MLflow."""
     plan = load_plan(
         options.methods, instructions=instructions_for(pack, options), pictures=options.pictures or PICTURES, optimised=options.optimised,
-        judge=options.judge, device=str(head["device"]),
+        judge=options.judge, device=str(head["device"]), seed=HELD_OUT_SEED + options.seed,
     )  # fmt: skip
     loaded = editing_run.ready(pack, plan, say=say)  # before there is a run: a wrong name is none
     folder = options.output or Path("out/editing")
+    standing = _standing(options, folder)
+    standing.check([(label, one.name) for label, row in loaded.rows.items() for one in row.instructions])
+
+    def crown(run: Run, figures: Mapping[str, object]) -> None:
+        if run.run_id is not None and standing.is_new_champion(judged_in(figures)):
+            standing.past.crown(run.run_id)
+            say(f"run {run.run_id} is the champion now")
+
     figures, files = tracked(
-        lambda: editing_run.measure(pack, plan, folder, say=say, loaded=loaded), uri=options.tracking_uri, folder=folder,
-        name=f"editing {pack.info.name}", params={**head, **asdict(plan)}, metrics=editing_metrics,
+        lambda: editing_run.measure(pack, plan, folder, say=say, loaded=loaded, standing=standing), uri=options.tracking_uri, folder=folder,
+        name=f"editing {pack.info.name}", params={**head, **asdict(plan)}, metrics=editing_metrics, suite=options.suite,
+        experiment=options.experiment, tags=lambda figures: standing.tags(judged_in(figures)), then=crown,
     )  # fmt: skip
     return {**head, **figures, "page": str(files[0])}
+
+
+def _standing(options: Options, folder: Path) -> Standing:
+    """Return what the run is held against. Raises ConfigError."""
+    tolerances = tolerances_with(options.tolerances)
+    tracking = TrackingConfig(uri=options.tracking_uri, experiment=options.experiment)
+    past = past_runs(tracking, suite=options.suite, output=str(folder.resolve()), champion=options.champion)
+    return Standing(past=past, champion=options.champion, promote=options.promote, tolerances=tolerances)
+
+
+def exit_code(result: Mapping[str, object]) -> int:
+    """Say how the run stands to the champion, and return 3 where it is worse, else 0."""
+    judged = judged_in(result)
+    if judged is not None:
+        say(f"evaluate: {judged['explanation']}")
+    return REGRESSION if judged is not None and judged["regressions"] else 0
 
 
 def main() -> int:
@@ -185,6 +229,9 @@ def main() -> int:
     options = jsonargparse.auto_cli(Options, as_positional=False)
     if options.suite not in SUITES:
         print(f"evaluate: --suite {options.suite}: expected one of {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    if options.suite != editing_suite.NAME and (options.champion != NONE or options.promote or options.seed or options.tolerances):
+        print(f"evaluate: --champion, --promote, --seed and --tolerances are for suite editing, not {options.suite}", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     try:
@@ -196,7 +243,7 @@ def main() -> int:
     if options.output is not None and options.suite not in WITH_PAGE:
         options.output.write_text(text + "\n")
     print(text)
-    return 0
+    return exit_code(result)
 
 
 if __name__ == "__main__":

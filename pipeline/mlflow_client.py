@@ -38,7 +38,9 @@ def connect(uri: str) -> MlflowClient:
 
 
 def end_run(client: MlflowClient, run_id: str, end: Message) -> None:
-    """Log metrics and files and end the run."""
+    """Log metrics, tags and files and end the run."""
+    for name, value in dict(end.get("tags", {})).items():  # type: ignore[call-overload]
+        client.set_tag(run_id, name, value)
     for name, value in dict(end.get("metrics", {})).items():  # type: ignore[call-overload]
         client.log_metric(run_id, name, value)
     with tempfile.TemporaryDirectory() as folder:

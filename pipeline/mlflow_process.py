@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from pipeline import mlflow_registry, mlflow_training_run
+from pipeline import mlflow_history, mlflow_registry, mlflow_training_run
 from pipeline.child import Message, failure, serve
 from pipeline.mlflow_edit_run import record_edit
 from pipeline.mlflow_training_run import write
@@ -17,6 +17,7 @@ from pipeline.mlflow_training_run import write
 CONVERSATIONS: Mapping[str, Callable[[Message, Iterator[Message]], Iterator[Message]]] = {"edit": record_edit, "write": write}
 REQUESTS: Mapping[str, Callable[[Message], Message]] = {
     **dict.fromkeys(("open", "end"), mlflow_training_run.answer),
+    **dict.fromkeys(("history", "fetch", "mark"), mlflow_history.answer),
     **dict.fromkeys(("register", "find", "download"), mlflow_registry.answer),
 }
 

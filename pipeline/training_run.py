@@ -95,11 +95,14 @@ def begin_run(
     return Opening(uri, request)
 
 
-def end_run(run: Run, *, status: str, metrics: Mapping[str, float], artifacts: Sequence[str]) -> None:
-    """Log final metrics and files (paths or URLs) and end the run as FINISHED, FAILED or KILLED; after the writer was closed."""
+def end_run(
+    run: Run, *, status: str, metrics: Mapping[str, float], artifacts: Sequence[str], tags: Mapping[str, str] | None = None
+) -> None:
+    """Log final metrics, tags and files (paths or URLs) and end the run as FINISHED, FAILED or KILLED; after the writer was closed."""
     if run.run_id is None:
         return
     request = {"do": "end", "uri": run.uri, "run_id": run.run_id, "status": status, "metrics": dict(metrics), "artifacts": list(artifacts)}
+    request |= {"tags": dict(tags or {})}
     try:
         ask(MLFLOW, request, timeout_s=FINISH_TIMEOUT_S)
     except ChildError as error:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import editing_run
+from evaluation import editing_run, samples
 from evaluation.editing_plan import Method, Plan, load_plan
 from evaluation.held_out import held_out
 from evaluation.run_tracking import editing_metrics
@@ -97,8 +97,22 @@ def test_figures_agree_with_one_another(found: tuple[dict, list[Path], list[str]
     assert set(found[0]["offsets"]) == {"smile", "hat"}
 
 
+def test_the_samples_hold_every_portrait_and_their_means_are_the_figures(found: tuple[dict, list[Path], list[str]]) -> None:
+    rows = found[0]["methods"]
+    table = samples.read(next(path for path in found[1] if path.name == samples.FILE))
+    assert set(table) == {(label, name) for label, row in rows.items() for name in row["cells"]}
+    for (label, name), measured in table.items():
+        cell = rows[label]["cells"][name]
+        assert len(set(measured.keys)) == len(measured.keys) == cell["portraits"] and measured.group == cell["group"]
+        assert {"success", "ids", "lpips", "same_person", "collateral"} <= measured.columns.keys()
+        for measure, values in measured.columns.items():
+            assert values.mean() == pytest.approx(cell["numbers"][measure], abs=1e-5)
+    assert set(table["SC", "smile"].keys) <= set(table["HE", "smile"].keys) == set(table["half", "smile"].keys)
+
+
 def test_the_page_stands_alone_and_its_pictures_open(found: tuple[dict, list[Path], list[str]]) -> None:
-    page, *pictures, written = found[1]
+    page, pictures = found[1][0], [path for path in found[1] if path.suffix == ".png"]
+    written = next(path for path in found[1] if path.name == "figures.json")
     assert json.loads(written.read_text())["methods"] == json.loads(json.dumps(found[0]["methods"]))
     text = page.read_text()
     assert "HyperEditor, Table 1" in text and "27.35" in text and "61.429" in text and "http" not in text
