@@ -244,7 +244,7 @@ def shown(probability_BA: Tensor, names: Sequence[str], expects: Mapping[str, bo
 def measure_row(
     row: Prepared, judge: Judge, inversions: Inversions, chosen: Mapping[str, Sequence[int]], *, say: Say, shown: int = 0
 ) -> tuple[Row, dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Return what a method did on the portraits `chosen` for each instruction, its first `shown` pictures, and each portrait's measures (N,)."""
+    """Return what a method did on the portraits `chosen` for each instruction, its first `shown` pictures, each measure of each (N,)."""
     cells, pictures, measured, prepared_s = dict[str, Cell](), dict[str, Tensor](), dict[str, dict[str, Tensor]](), 0.0
     for instruction in row.instructions:
         rows = list(chosen[instruction.name][: row.pictures])

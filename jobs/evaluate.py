@@ -35,7 +35,7 @@ from evaluation.standing import Standing, judged_in, tolerances_with
 from models.editor_names import problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
-from pipeline.config import ConfigError, TrackingConfig
+from pipeline.config import ConfigError, TrackingConfig, with_values
 from pipeline.registry import resolve_pack
 from pipeline.training_run import Run
 
@@ -226,7 +226,7 @@ def exit_code(result: Mapping[str, object]) -> int:
 
 def main() -> int:
     """Run the job; return its exit code."""
-    options = jsonargparse.auto_cli(Options, as_positional=False)
+    options = jsonargparse.auto_cli(Options, args=with_values(sys.argv[1:], {"--promote"}), as_positional=False)
     if options.suite not in SUITES:
         print(f"evaluate: --suite {options.suite}: expected one of {', '.join(SUITES)}", file=sys.stderr)
         return 2

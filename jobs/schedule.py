@@ -25,6 +25,7 @@ import jsonargparse
 
 from hosting.job_runs import NAME, RayUnreachableError, Runs, ScheduleError, StillRunningError, Work
 from hosting.scheduler import Scheduler, cron
+from pipeline.config import with_values
 from pipeline.training_run import COMMIT_VARIABLE, git_commit
 
 WRONG, STILL_RUNNING, UNREACHABLE = 2, 4, 5
@@ -94,7 +95,7 @@ def once(runs: Runs) -> int:
 def main() -> int:
     """Run the schedule; return the exit code."""
     place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    options = jsonargparse.auto_cli(Options, args=sys.argv[1:place], as_positional=False)
+    options = jsonargparse.auto_cli(Options, args=with_values(sys.argv[1:place], {"--now"}), as_positional=False)
     try:
         runs = Runs(options.address, work_of(options, sys.argv[place + 1 :]))
         if options.cron is None:

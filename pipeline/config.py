@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -194,6 +194,12 @@ def _normalised(argv: Sequence[str]) -> list[str]:
             following = argv[position + 1].lower() if position + 1 < len(argv) else ""
             rest.append(f"{word}=true" if word in _SWITCHES and following not in ("true", "false") else word)
     return rest + [f"{flag}={json.dumps(values, ensure_ascii=False)}" for flag, values in gathered.items()]
+
+
+def with_values(argv: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Write bare switches (`--promote`) in the form that jsonargparse takes."""
+    pairs = zip(argv, [*argv[1:], ""], strict=False)
+    return [f"{word}=true" if word in switches and then.lower() not in ("true", "false") else word for word, then in pairs]
 
 
 def explain(message: str, options: Sequence[str]) -> str:
