@@ -242,7 +242,7 @@ def main() -> int:
     text = json.dumps(result, indent=1)
     if options.output is not None and options.suite not in WITH_PAGE:
         options.output.write_text(text + "\n")
-    print(text)
+    print(text, flush=True)
     return exit_code(result)
 
 

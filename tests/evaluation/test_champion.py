@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_a_sample_in_which_all_succeeds_has_a_spread() -> None:
     found = bootstrap.unpaired(np.ones(10), np.ones(10), tail=0.001)
     assert found.low < -0.1 and found.high > 0.1
     assert bootstrap.paired(np.ones(10), np.ones(10), tail=0.001).low < 0
+
+
+def test_an_end_far_out_agrees_with_the_normal_one_and_is_quick() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(0.5, 0.1, 200), rng.normal(0.4, 0.1, 200)
+    start = time.process_time()
+    found = bootstrap.unpaired(a, b, tail=1e-6)
+    assert time.process_time() - start < 5
+    spread = (a.var() / 200 + b.var() / 200) ** 0.5
+    wanted = a.mean() - b.mean() - 4.753 * spread  # the normal quantile of 1e-6
+    assert found.low == pytest.approx(wanted, abs=0.4 * spread) and found.low < bootstrap.unpaired(a, b, tail=1e-3).low
 
 
 def test_pairs_show_what_two_samples_hide() -> None:

@@ -37,9 +37,10 @@ def job_flags() -> list[tuple[str, list[str]]]:
     """Return each job that a document runs with the flags that it shows."""
     found: dict[str, set[str]] = {}
     for _, command in ALL_COMMANDS:
-        match = re.search(r"python (jobs/\w+\.py)(.*)", command)
-        if match:
-            found.setdefault(match[1], set()).update(re.findall(r"(?<=\s)--[\w.]+", match[2]))
+        for part in command.split(" -- "):  # what is submitted follows the flags of what submits it
+            match = re.match(r"(?:.*\bpython )?(jobs/\w+\.py)(.*)", part)
+            if match:
+                found.setdefault(match[1], set()).update(re.findall(r"(?<=\s)--[\w.]+", match[2]))
     return [(job, sorted(flags)) for job, flags in sorted(found.items())]
 
 
