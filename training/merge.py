@@ -75,6 +75,28 @@ def add(
     return sha256
 
 
+def between(first: Pack, second: Pack, name: str, *, share: float) -> nn.Module:
+    """Return a network whose weights are `share` of the second pack's and the rest of the first's. Raises PackError where they differ."""
+    for pack in (first, second):
+        if name not in pack.info.networks:
+            raise PackError(f"{pack.path}: has no network {name!r}; it has {', '.join(pack.info.networks)}")
+    if first.info.networks[name].config != second.info.networks[name].config:
+        raise PackError(
+            f"{name} of {second.path} has another shape than that of {first.path}: average one with what was trained on from it"
+        )
+    for below in ("generator", "clip"):
+        known = [pack.info.networks[below].sha256 for pack in (first, second) if below in pack.info.networks]
+        if len(set(known)) > 1:
+            raise PackError(f"{second.path} has another {below} than {first.path}: their {name} were not trained for the same thing")
+    module, ahead = first.network(name, nn.Module), second.network(name, nn.Module).state_dict()
+    mixed = {
+        key: torch.lerp(value.float(), ahead[key].float(), share).to(value.dtype) if value.is_floating_point() else ahead[key]
+        for key, value in module.state_dict().items()
+    }
+    module.load_state_dict(mixed)
+    return module
+
+
 def _foundations(base: Pack, sources: Mapping[str, Pack]) -> set[str]:
     """Return the networks that others of the new pack are bound to. Raises PackError where one of these was trained on another."""
     origin = dict.fromkeys(base.info.networks, base) | dict(sources)

@@ -129,3 +129,26 @@ def test_the_command_says_what_it_made_and_what_was_wrong(tmp_path: Path) -> Non
     empty, absent = run("--take", "{}"), run("--take", "{psp: nowhere}")
     assert (empty.returncode, absent.returncode) == (2, 2)
     assert "expected one network or more" in empty.stderr and "merge_packs: pack nowhere: no such folder" in absent.stderr
+
+
+def test_between_two_packs_lies_the_average_of_a_network(tmp_path: Path) -> None:
+    first, second = COMMITTED, trained(tmp_path / "later", "psp")
+    assert (
+        Pack.load(second).network("psp", torch.nn.Module).state_dict().keys()
+        == Pack.load(first).network("psp", torch.nn.Module).state_dict().keys()
+    )
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        flags = ["--network", "psp", "--first", str(first), "--second", str(second), "--output", str(tmp_path / "new"), *more]
+        return subprocess.run([sys.executable, "jobs/average_packs.py", *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = run("--share", "0.25")
+    assert done.returncode == 0, done.stderr
+    a, b, made = (Pack.load(path).network("psp", torch.nn.Module).state_dict() for path in (first, second, tmp_path / "new"))
+    assert any(not torch.equal(a[key], b[key]) for key in a)
+    for key, value in made.items():
+        assert torch.allclose(value.float(), 0.75 * a[key].float() + 0.25 * b[key].float(), atol=2e-3, rtol=2e-3)
+    assert Pack.load(tmp_path / "new").info.networks["psp"].numbers == {}
+    for wrong, words in (("1.5", "--share 1.5: expected a number from 0 to 1"), ("-1", "--share -1: expected")):
+        ended = run("--share", wrong)
+        assert ended.returncode == 2 and words in ended.stderr
