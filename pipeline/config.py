@@ -85,7 +85,7 @@ class EditConfig:
     inverter_settings: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Settings of the inverter by name, such as `--inverter_settings.iterations 10`; a wrong one is answered with those that there are."""
     editor: str = "hypereditor"
-    """What changes a state by an instruction: a HyperEditor, styleclip_optimisation, tedigan, interfacegan, ganspace or sefa."""
+    """What changes a state by an instruction: an editor of the pack, or a method that it has the networks for (docs/editors.md)."""
     editor_settings: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Settings of the editor by name, such as `--editor_settings.steps 60`; a wrong one is answered with those there are."""
     batch_size: int = 16
