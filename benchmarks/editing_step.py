@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +22,16 @@ from pathlib import Path
 import jsonargparse
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.factorised import ratio
 from models import modulated_conv
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.pack import Pack
-from models.refinement import SeparableBlock, SeparableKernel
+from models.refinement import SeparableKernel
 from models.state import AnyOffset, GeneratorState
 from models.stylegan2 import Generator
 
@@ -95,11 +94,16 @@ class Step:
 def multiplied_out(net: HyperEditor, features_BCHW: Tensor) -> dict[int, AnyOffset]:
     """Return the offsets as the definition has them: two products of matrices for every sample and layer."""
     found: dict[int, AnyOffset] = {}
-    for index, head in net.hypernetworks.items():
-        assert isinstance(head, SeparableBlock)
-        kernel, features = head.output[0], head.convs(features_BCHW).flatten(1)
-        found[int(index)] = kernel.plain(features) if isinstance(kernel, SeparableKernel) else kernel(features)
+    for layer, kernel, features in last_parts(net, features_BCHW):
+        found[layer] = kernel.plain(features) if isinstance(kernel, SeparableKernel) else kernel(features)
     return found
+
+
+def last_parts(net: HyperEditor, features_BCHW: Tensor) -> Iterator[tuple[int, nn.Module, Tensor]]:
+    """Yield the layer, the last part of its head, and what the shrinking convolutions before it make (B, F)."""
+    for layer in net.tuned:
+        head = net.head(layer.index)
+        yield layer.index, head.output[0], head.convs(features_BCHW).flatten(1)
 
 
 @contextmanager
@@ -113,19 +117,6 @@ def grouped() -> Iterator[None]:
         modulated_conv.convolve_looped = looped
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object], *, rounds: int) -> float:
-    """Return the median time of one over that of the other; the first turn warms both up."""
-    turns = [(seconds(slow), seconds(fast)) for _ in range(rounds + 1)][1:]
-    return statistics.median(turn[0] for turn in turns) / statistics.median(turn[1] for turn in turns)
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Return how long a run takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def multiply_adds(run: Callable[[], object]) -> int:
     """Return the floating point operations of matrix products and convolutions."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -135,8 +126,8 @@ def multiply_adds(run: Callable[[], object]) -> int:
 
 def heads(step: Step) -> float:
     """Return the multiply-adds of the heads' last parts, theirs over ours: what follows the shrinking convolutions, which both have."""
-    shrunk = [(head.output[0], head.convs(step.features_BCHW).flatten(1)) for head in step.net.hypernetworks.values()]  # type: ignore[index, operator]
-    kernels = [(kernel, features) for kernel, features in shrunk if isinstance(kernel, SeparableKernel)]
+    parts = last_parts(step.net, step.features_BCHW)
+    kernels = [(kernel, features) for _, kernel, features in parts if isinstance(kernel, SeparableKernel)]
     theirs = multiply_adds(lambda: [kernel.plain(features) for kernel, features in kernels])
     return theirs / multiply_adds(lambda: [kernel.factors(features) for kernel, features in kernels])
 

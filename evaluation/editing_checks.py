@@ -160,10 +160,17 @@ def _clipinverter(rows: Rows) -> Iterator[Check]:
             )  # fmt: skip
 
 
-def _ablations(rows: Rows) -> Iterator[Check]:
+def _beside(rows: Rows) -> Iterator[tuple[str, Row, Row]]:
+    """Yield every row that stands beside another one, with its label and that other."""
     for label, row in rows.items():
         whole = rows.get(row.ablates) if row.ablates is not None else None
-        if whole is None or row.reworded or row.sweep is not None:
+        if whole is not None:
+            yield label, row, whole
+
+
+def _ablations(rows: Rows) -> Iterator[Check]:
+    for label, row, whole in _beside(rows):
+        if row.reworded or row.sweep is not None:
             continue
         column, better = row.worse_on, row.worse_on not in LESS_IS_BETTER
         a, b = _shared(row, whole).get(column), _shared(whole, row).get(column)
@@ -189,9 +196,8 @@ def _sweep(rows: Rows) -> Iterator[Check]:
 
 
 def _rewordings(rows: Rows) -> Iterator[Check]:
-    for label, row in rows.items():
-        whole = rows.get(row.ablates) if row.ablates is not None and row.reworded else None
-        if whole is not None:
+    for label, row, whole in _beside(rows):
+        if row.reworded:
             a, b = _shared(row, whole)["success"], _shared(whole, row)["success"]
             yield Check(
                 claim=f"{label} succeeds as often as {row.ablates}, within {AS_GOOD:.0%}", source="one model for many wordings",
@@ -201,9 +207,8 @@ def _rewordings(rows: Rows) -> Iterator[Check]:
 
 def _selections(rows: Rows) -> Iterator[Check]:
     """Hold networks whose layers were selected against those that have all layers."""
-    for label, row in rows.items():
-        whole = rows.get(row.ablates) if row.ablates is not None and row.sweep is not None else None
-        if whole is None or not whole.heads or not row.heads:
+    for label, row, whole in _beside(rows):
+        if row.sweep is None or not whole.heads or not row.heads:
             continue
         fewer, a, b = 1 - row.heads / whole.heads, _shared(row, whole)["success"], _shared(whole, row)["success"]
         yield Check(

@@ -201,21 +201,25 @@ class Reader:
 
     def style(self, edited_BCHW: Tensor, instruction: Instruction) -> dict[str, Tensor]:
         """Return whether CLIP chooses the style asked for among all styles and the photo; nothing for other instructions."""
+        return self._chosen(self.clip.embed_images(edited_BCHW), instruction) if instruction.name in self.styles else {}
+
+    def _chosen(self, embedded_BE: Tensor, instruction: Instruction) -> dict[str, Tensor]:
         if instruction.name not in self.styles:
             return {}
-        nearest = (self.clip.embed_images(edited_BCHW) @ self._texts_SE.T).argmax(1).cpu()
+        nearest = (embedded_BE @ self._texts_SE.T).argmax(1).cpu()
         return {"style_zero_shot": (nearest == self.styles.index(instruction.name)).float()}
 
     def columns(self, edited_BCHW: Tensor, instruction: Instruction) -> dict[str, Tensor]:
         """Return the CLIP score, the success and AMA of each picture, and what `style` says."""
         text_1E = F.normalize(self.clip.embed_texts([instruction.target]), dim=1)
-        cosine = (F.normalize(self.clip.embed_images(edited_BCHW), dim=1) * text_1E).sum(1).cpu()
+        embedded_BE = self.clip.embed_images(edited_BCHW)
+        cosine = (F.normalize(embedded_BE, dim=1) * text_1E).sum(1).cpu()
         found = {"cs": 100 * cosine}
         if self.attributes is not None:
             said, names = self.attributes.probabilities(edited_BCHW).cpu(), self.attributes.names
             found["success"] = shown(said, names, instruction.expects, sure=DECISION)
             found["ama"] = ama(said, names, instruction.expects)
-        return found | self.style(edited_BCHW, instruction)
+        return found | self._chosen(embedded_BE, instruction)
 
 
 def _column(scores: Sequence[EditScores], name: str) -> Tensor:

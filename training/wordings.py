@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -21,10 +21,10 @@ from models.instruction import Instruction
 from portraits import ATTRIBUTE_NAMES
 from portraits.captions import PEOPLE, STYLE_PHRASES, describe
 from portraits.parameters import ATTRIBUTE_GROUPS
+from training.edits import STYLE_PREFIX
 
 WORDINGS = 24
 """Ways to say a request, its own text the first of them."""
-STYLE = "style_"
 UNSEEN: tuple[str, ...] = (
     "happy expression", "sadness", "astonished", "angry look", "spectacles", "shades", "full beard", "golden hair", "ginger hair",
     "elderly", "beanie", "chubby chin", "zombie version", "pencil drawing", "bronze sculpture", "flat cartoon",
@@ -69,15 +69,16 @@ def paired(instructions: Sequence[Instruction], rng: random.Random) -> list[Inst
     """Return every two attributes that can be seen together as one instruction."""
     found = list[Instruction]()
     for one, other in combinations([i for i in instructions if _attributes(i)], 2):
-        both = Instruction(name=f"{one.name}_{other.name}", source=one.source, target=one.target, expects={**one.expects, **other.expects})
         if _together(_attributes(one), _attributes(other)):
-            found.append(Instruction(name=both.name, source=both.source, target=said(both, rng), expects=both.expects))
+            name, expects = f"{one.name}_{other.name}", {**one.expects, **other.expects}
+            both = Instruction(name=name, source=one.source, target=one.target, expects=expects)
+            found.append(replace(both, target=said(both, rng)))
     return found
 
 
 def said(instruction: Instruction, rng: random.Random) -> str:
     """Return what an instruction expects in words of the captions; its own target where captions have none."""
-    style = next((name.removeprefix(STYLE) for name in instruction.expects if name.startswith(STYLE)), None)
+    style = next((name.removeprefix(STYLE_PREFIX) for name in instruction.expects if name.startswith(STYLE_PREFIX)), None)
     attributes = _attributes(instruction)
     if style not in STYLE_PHRASES and not attributes:
         return instruction.target

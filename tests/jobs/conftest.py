@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray._private.authentication_test_utils import reset_auth_token_state
 
 from jobs.local_ray import LocalRay, local_ray
 from models.pack_format import CACHE_VARIABLE
@@ -42,3 +43,14 @@ def finished(world: World, ray_head: LocalRay, tmp_path_factory: pytest.TempPath
     """Return the output of an undisturbed run that was submitted to the shared Ray, and how it ended."""
     out = tmp_path_factory.mktemp("finished") / "out"
     return out, submit(arguments(world, out), ray=ray_head)
+
+
+@pytest.fixture
+def token(ray_head: LocalRay) -> Iterator[LocalRay]:
+    """Let this process reach the shared Ray; Ray reads such settings once, unless it is told to forget them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+            patch.setenv(name, ray_head.env[name])
+        reset_auth_token_state()
+        yield ray_head
+    reset_auth_token_state()

@@ -34,17 +34,6 @@ raise SystemExit(int(gate.read_text()))
 
 
 @pytest.fixture
-def token(ray_head: LocalRay) -> Iterator[LocalRay]:
-    """Let this process reach the shared Ray; Ray reads such settings once, unless it is told to forget them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            patch.setenv(name, ray_head.env[name])
-        reset_auth_token_state()
-        yield ray_head
-    reset_auth_token_state()
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a working folder with a job that waits for a file, whose content is its exit code."""
     work = tmp_path / "work"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from ray._private.authentication_test_utils import reset_auth_token_state
 
 from evaluation import samples
 from jobs.local_ray import LocalRay
@@ -58,17 +57,6 @@ def figures(folder: Path) -> Mapping[str, object]:
     found = json.loads((folder / "out" / "figures.json").read_text())
     assert isinstance(found, dict)
     return found
-
-
-@pytest.fixture
-def token(ray_head: LocalRay) -> Iterator[LocalRay]:
-    """Let this process reach the shared Ray; Ray reads such settings once, unless it is told to forget them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            patch.setenv(name, ray_head.env[name])
-        reset_auth_token_state()
-        yield ray_head
-    reset_auth_token_state()
 
 
 def test_a_scheduled_evaluation_tells_a_damaged_pack_from_a_sound_one(
