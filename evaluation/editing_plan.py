@@ -111,6 +111,8 @@ class Prepared:
     instructions: tuple[Instruction, ...]
     pictures: int
     kind: str = ""
+    packs: tuple[str, ...] = ()
+    """Hashes of the packs that hold the editor."""
     networks: tuple[str, ...] = ()
     """What the editor needs beyond what it shares with others."""
     parameters: int | None = None
@@ -200,7 +202,7 @@ def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Mapping[str
         label=label, method=method, editor=editor, inverter=pack.inverter(method.inverter, method.inverter_settings),
         instructions=tuple(method.scaled(one) for one in _able(label, method, plan=plan, info=infos[0], say=say)),
         pictures=min(plan.pictures, plan.optimised) if optimises(method) else plan.pictures,
-        kind=known.kind if known is not None else "", networks=tuple(names),
+        kind=known.kind if known is not None else "", packs=tuple(one.sha256 for one in own.values()), networks=tuple(names),
         parameters=_mean([one.parameters for one in sizes]), heads=_mean([one.heads for one in sizes]),
         training_s=_mean([one.training_s for one in sizes]),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The editing suite from a pack and a plan to figures, sheets and a page; figures are kept after every row."""
+"""The editing suite from a pack and a plan to figures, sheets and a page; rows are kept until the run has ended."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from evaluation.editing_page import Findings, Sheet
 from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Plan, Prepared, Say, group, prepare
 from evaluation.editing_suite import COLUMNS, Inversions, Judge, Row, measure_row
 from evaluation.held_out import HeldOut, held_out
+from evaluation.kept_rows import KeptRows
 from evaluation.run_tracking import editing_metrics
 from evaluation.samples import Samples, SampleTable
 from evaluation.standing import VERDICT, VERDICT_FILE, Standing, judged_in
@@ -67,9 +68,9 @@ def measure(
     data = held_out(pack, n, seed=plan.seed)
     judge = Judge(pack, plan.all_instructions, independent=loaded.judge)
     session = Session(pack=pack, plan=plan, data=data, chosen=_chosen(data, plan, say=say), judge=judge)
-    measured = dict[str, Row]()
+    measured, kept = dict[str, Row](), KeptRows.of(folder, pack=pack, plan=plan, judge=loaded.judge)
     for label, prepared in loaded.rows.items():
-        measured[label] = session.row(prepared, say=say)
+        measured[label] = session.row(prepared, kept, say=say)
         _keep(folder, session.figures(measured, []))
     done = checks(measured)
     for check in done:
@@ -89,6 +90,7 @@ def measure(
     if verdict is not None:
         files.append(folder / VERDICT_FILE)
         files[-1].write_text(verdict.explanation() + "\n")
+    kept.forget()
     return figures, files
 
 
@@ -106,18 +108,23 @@ class Session:
     sizes: dict[str, dict[int, float]] = field(default_factory=dict)
     samples: SampleTable = field(default_factory=dict)
 
-    def row(self, prepared: Prepared, *, say: Say) -> Row:
-        """Return what a method did."""
-        say(f"{prepared.label}: {prepared.method.editor} on {prepared.method.inverter}, {len(prepared.instructions)} instructions")
-        inversions, shown = self.inverted(prepared), editing_sheets.PEOPLE
-        found, pictures, measured = measure_row(prepared, self.judge, inversions, self.chosen, say=say, shown=shown)
-        self.shown[prepared.label] = pictures
-        for name, columns in measured.items():
+    def row(self, prepared: Prepared, kept: KeptRows, *, say: Say) -> Row:
+        """Return what a method did, now or in the run that was stopped."""
+        label, inversions = prepared.label, self.inverted(prepared)
+        found = kept.load(prepared)
+        if found is None:
+            say(f"{label}: {prepared.method.editor} on {prepared.method.inverter}, {len(prepared.instructions)} instructions")
+            found = measure_row(prepared, self.judge, inversions, self.chosen, say=say, shown=editing_sheets.PEOPLE)
+            kept.save(prepared, found)
+        else:
+            say(f"{label}: measured before the run was stopped")
+        self.shown[label] = dict(found.shown)
+        for name, columns in found.columns.items():
             rows = self.chosen[name][: prepared.pictures]
             keys = tuple(samples.key_of(self.plan.seed, len(self.data.truth), self.data.found[row]) for row in rows)
             values = {column: values.double().numpy() for column, values in columns.items()}
-            self.samples[prepared.label, name] = Samples(group=found.cells[name].group, keys=keys, columns=values)
-        return found
+            self.samples[label, name] = Samples(group=found.row.cells[name].group, keys=keys, columns=values)
+        return found.row
 
     def inverted(self, prepared: Prepared) -> Inversions:
         """Return the inversions that rows with this inverter and these settings share."""

@@ -85,6 +85,15 @@ class Row:
         return replace(self, **parts)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """A row, its first pictures by instruction, and each measure of every portrait by instruction and column, (N,)."""
+
+    row: Row
+    shown: Mapping[str, Tensor]
+    columns: Mapping[str, Mapping[str, Tensor]]
+
+
 def means(cells: Sequence[Cell]) -> Numbers:
     """Return the mean of every column that all cells have, with the standard error that the number of portraits leaves."""
     found: Numbers = {}
@@ -247,8 +256,8 @@ def shown(probability_BA: Tensor, names: Sequence[str], expects: Mapping[str, bo
 
 def measure_row(
     row: Prepared, judge: Judge, inversions: Inversions, chosen: Mapping[str, Sequence[int]], *, say: Say, shown: int = 0
-) -> tuple[Row, dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Return what a method did on the portraits `chosen` for each instruction, its first `shown` pictures, each measure of each (N,)."""
+) -> Measured:
+    """Return what a method did on the portraits `chosen` for each instruction, with its first `shown` pictures."""
     cells, pictures, measured, prepared_s = dict[str, Cell](), dict[str, Tensor](), dict[str, dict[str, Tensor]](), 0.0
     for instruction in row.instructions:
         rows = list(chosen[instruction.name][: row.pictures])
@@ -271,7 +280,7 @@ def measure_row(
         parameters=row.parameters, heads=row.heads, reworded=method.wordings is not None, training_s=trained,
         inversion_s=inversions.seconds_each, cells=cells,
     )  # fmt: skip
-    return found.summed(), pictures, measured
+    return Measured(row=found.summed(), shown=pictures, columns=measured)
 
 
 def _cell(

@@ -11,7 +11,8 @@ inverters of the pack on such portraits, with times, plots and what can be edite
 `editing`: the rows of `--methods`, an editor on an inverter each, in the layout of the papers' tables, as such a page and run.
 `strengths`: how strongly each instruction should be applied, chosen on people that no other suite measures on. The last thing printed is
 the JSON; `--output FILE.json` also writes it, `--output FOLDER` beside the page. With `--champion` suite editing compares itself with an
-earlier run (docs/scheduling.md). Exit codes: 0 done, 2 wrong arguments, 3 done and worse than the champion.
+earlier run (docs/scheduling.md), and the same command goes on after the last row where it was stopped. Exit codes: 0 done, 2 wrong
+arguments, 3 done and worse than the champion, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ SUITES = (pack_suite.NAME, inversion_suite.NAME, editing_suite.NAME, strengths.N
 WITH_PAGE = (inversion_suite.NAME, editing_suite.NAME)
 PICTURES = 200
 REGRESSION = 3
+INTERRUPTED = 130
 SHIPPED = "configs/instructions/portraits.yaml"
 
 
@@ -239,6 +241,10 @@ def main() -> int:
     except (PackError, InstructionError, ConfigError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        then = "; the same command goes on after the last row that was measured" if options.suite == editing_suite.NAME else ""
+        print(f"evaluate: stopped{then}", file=sys.stderr)
+        return INTERRUPTED
     text = json.dumps(result, indent=1)
     if options.output is not None and options.suite not in WITH_PAGE:
         options.output.write_text(text + "\n")

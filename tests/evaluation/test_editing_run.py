@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 from evaluation import editing_run, samples
-from evaluation.editing_plan import Method, Plan, load_plan
+from evaluation.editing_plan import Method, Plan, Prepared, load_plan
+from evaluation.editing_suite import Measured, Row
 from evaluation.held_out import held_out
+from evaluation.kept_rows import KeptRows
 from evaluation.run_tracking import editing_metrics
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
@@ -224,3 +227,53 @@ def test_the_command_names_a_wrong_row(command: Command, tmp_path: Path) -> None
     flags = ["--suite", "editing", "--methods", str(tmp_path / "rows.yaml"), "--output", str(tmp_path / "out"), "--tracking_uri", "off"]
     done = command("jobs/evaluate.py", flags)
     assert done.code == 2 and "no editor 'hyperedit'" in done.err
+
+
+def test_a_stopped_run_goes_on_after_its_last_row_and_ends_with_the_same_figures(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = Pack.load(PORTRAITS)
+    monkeypatch.setattr(editing_run, "held_out", lambda pack, n, seed: held_out(committed, n, seed=seed))
+    measure_row, asked = editing_run.measure_row, list[str]()
+
+    def stops_at_half(row: Prepared, *rest: object, **more: object) -> Measured:
+        if row.label == "half" and "half" not in asked:
+            asked.append("half")
+            raise KeyboardInterrupt
+        asked.append(row.label)
+        return measure_row(row, *rest, **more)  # type: ignore[arg-type]
+
+    whole, _ = editing_run.measure(pack, plan(), tmp_path / "whole", say=lambda text: None)
+    monkeypatch.setattr(editing_run, "measure_row", stops_at_half)
+    with pytest.raises(KeyboardInterrupt):
+        editing_run.measure(pack, plan(), tmp_path / "stopped", say=lambda text: None)
+    resumed, _ = editing_run.measure(pack, plan(), tmp_path / "stopped", say=lambda text: None)
+    assert asked == ["HE", "HS + HE", "half", "half", "swept", "SC"]
+    assert without_times(resumed) == without_times(whole)
+    assert samples_of(tmp_path / "stopped") == samples_of(tmp_path / "whole")
+    for sheet in sorted((tmp_path / "whole").glob("sheet_*.png")):
+        assert (tmp_path / "stopped" / sheet.name).read_bytes() == sheet.read_bytes()
+    assert not (tmp_path / "stopped" / "rows").exists()
+
+
+def test_rows_of_a_run_that_measured_something_else_are_not_taken(pack: Pack, tmp_path: Path) -> None:
+    row = editing_run.ready(pack, plan(), say=lambda text: None).rows["half"]
+    found = Measured(row=Row(editor="hypereditor", inverter="e4e", cells={}), shown={}, columns={})
+    KeptRows.of(tmp_path, pack=pack, plan=plan(), judge=None).save(row, found)
+    assert KeptRows.of(tmp_path, pack=pack, plan=plan(methods={"x": Method()}), judge=None).load(row) is not None
+    others = [(plan(pictures=6), None), (plan(seed=9), None), (plan(instructions=INSTRUCTIONS[:2]), None), (plan(), pack)]
+    for changed, judge in others:
+        assert KeptRows.of(tmp_path, pack=pack, plan=changed, judge=judge).load(row) is None
+    stronger = replace(row, instructions=tuple(replace(one, strength=0.7) for one in row.instructions))
+    assert KeptRows.of(tmp_path, pack=pack, plan=plan(), judge=None).load(stronger) is None
+
+
+def without_times(figures: Mapping[str, object]) -> dict[str, object]:
+    text = json.loads(json.dumps(figures), object_hook=lambda entry: {k: v for k, v in entry.items() if not re.search(r"seconds|_s$", k)})
+    assert isinstance(text, dict)
+    return text
+
+
+def samples_of(folder: Path) -> dict[tuple[str, str], dict[str, list[float]]]:
+    table = samples.read(folder / samples.FILE)
+    return {key: {name: values.tolist() for name, values in one.columns.items()} for key, one in table.items()}
