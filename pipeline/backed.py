@@ -1,11 +1,12 @@
 """The inverter and the editor of a run on a backend: what their networks compute goes through its graphs, the rest stays as it is.
 
-Shape legend: B batch, L latent slots, D style width.
+Shape legend: B batch, L latent slots, D style width, O/I output/input channels.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,12 @@ from models.editors import Editor, HyperEditorEditor
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.inverters import EncoderInverter, Inverter, pooled
-from models.state import GeneratorState
+from models.state import FactorisedOffset, GeneratorState
 from models.stylegan2 import Generator
-from pipeline.backends import EAGER, choose
-from pipeline.config import Backend
-from trt_engines.graphs import Graph, Runner, encoder_graph, generator_graph, hypernetwork_graph
+from pipeline.backend_names import EAGER
+from pipeline.backends import choose
+from trt_engines.editing_generator import shared_offsets
+from trt_engines.graphs import Graph, Runner, Tensors, encoder_graph, generator_graph, heads_graph, trunk_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Backed:
     inverter: Inverter
     editor: Editor | None
     backend: str
-    used: Backend = EAGER
+    used: str = EAGER
     notes: tuple[str, ...] = ()
 
 
@@ -59,52 +61,77 @@ class BackedInverter:
 
 
 class BackedEditor:
-    """Edit as `HyperEditorEditor` does, and draw the edited picture, hypernetwork and generator on a backend."""
+    """Edit as `HyperEditorEditor` does, the hypernetwork's trunk and heads on a backend or, where they have no runner, eager."""
 
-    def __init__(self, plain: HyperEditorEditor, *, hypernetwork: Runner, generator: Runner) -> None:
+    def __init__(self, plain: HyperEditorEditor, graphs: Mapping[str, Graph], runners: Mapping[str, Runner]) -> None:
         self.name = plain.name
-        self._plain, self._hypernetwork, self._generator = plain, hypernetwork, generator
+        self._plain = plain
+        self._trunk, self._heads = (runners.get(name, graphs[name].plain) for name in ("trunk", "heads"))
+        self._shared = shared_offsets(plain.hypernetwork)
 
+    @torch.no_grad()
     def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
-        """Return the edited state as eager makes it."""
-        return self._plain.edit(inversion, instruction)
+        """Return the state with the edit's offsets."""
+        outs, ins = self._vectors(inversion, instruction)
+        parts = (value.split([shared.shape[side] for shared in self._shared.values()], dim=1) for side, value in enumerate((outs, ins)))
+        pairs = zip(self._shared.items(), *parts, strict=True)
+        offsets = {index: FactorisedOffset(out_BO=out, in_BI=into, shared_OI=shared) for (index, shared), out, into in pairs}
+        edit = GeneratorState(latents_BLD=inversion.state.latents_BLD, offsets=offsets).scaled(instruction.strength)
+        return inversion.state.composed(edit)
+
+    def _vectors(self, inversion: Inversion, instruction: Instruction) -> Tensors:
+        """Return the vectors of all layers' offsets side by side, (B, sum O) and (B, sum I)."""
+        (seen,) = inversion.once(self, lambda: self._trunk(pooled(inversion.made_BCHW, self._plain.hypernetwork.input_size)))
+        direction = self._plain.direction(instruction.source, instruction.target).to(seen).expand(len(seen), -1)
+        return self._heads(seen, direction)
+
+
+class DrawingEditor(BackedEditor):
+    """The same, and draw the edited picture on a backend too."""
+
+    def __init__(self, plain: HyperEditorEditor, graphs: Mapping[str, Graph], runners: Mapping[str, Runner]) -> None:
+        super().__init__(plain, graphs, runners)
+        self._generator = runners["generator"]
 
     @torch.no_grad()
     def draw(self, inversion: Inversion, instruction: Instruction) -> Tensor:
         """Return the picture (B, 3, H, W) of the edited state, without making the state."""
         assert not inversion.state.offsets, "the editing generator knows no offsets but those of its hypernetwork"
-        image = pooled(inversion.made_BCHW, self._plain.hypernetwork.input_size)
-        direction = self._plain.direction(instruction.source, instruction.target).to(image).expand(len(image), -1)
-        outs, ins = self._hypernetwork(image, direction)
+        outs, ins = self._vectors(inversion, instruction)
         latents = inversion.state.latents_BLD
-        strength = torch.full((len(image), 1), instruction.strength, dtype=latents.dtype, device=latents.device)
+        strength = torch.full((len(latents), 1), instruction.strength, dtype=latents.dtype, device=latents.device)
         (picture_BCHW,) = self._generator(latents, strength, outs, ins)
         return picture_BCHW
 
 
 def covered(inverter: Inverter, editor: Editor | None, generator: Generator) -> Covered:
-    """Return the graphs of a run: those of an encoder as inverter, and of a HyperEditor after one."""
+    """Return the graphs of a run: those of an encoder as inverter, of a HyperEditor, and of the generator after both."""
     graphs: list[Graph] = []
     eager: list[str] = []
-    if not isinstance(inverter, EncoderInverter):
-        eager.append(f"inverter {inverter.name}: only encoders are graphs")
-    else:
+    encodes = isinstance(inverter, EncoderInverter)
+    if isinstance(inverter, EncoderInverter):
         graphs.append(encoder_graph(inverter.encoder))
+    else:
+        eager.append(f"inverter {inverter.name}: only encoders are graphs")
     if editor is None:
         return Covered(graphs=tuple(graphs), eager=tuple(eager))
     if not isinstance(editor, HyperEditorEditor):
         eager.append(f"editor {editor.name}: only a HyperEditor and its generator are graphs")
-    elif not graphs:
-        eager.append(f"editor {editor.name}: its graphs start from an encoder's inversion, which has no weight offsets")
+        return Covered(graphs=tuple(graphs), eager=tuple(eager))
+    try:
+        drawn = generator_graph(generator, editor.hypernetwork)
+    except ValueError as error:
+        eager.append(f"editor {editor.name}: {error}")
+        return Covered(graphs=tuple(graphs), eager=tuple(eager))
+    graphs += [trunk_graph(editor.hypernetwork), heads_graph(editor.hypernetwork)]
+    if encodes:
+        graphs.append(drawn)
     else:
-        try:
-            graphs += [hypernetwork_graph(editor.hypernetwork), generator_graph(generator, editor.hypernetwork)]
-        except ValueError as error:
-            eager.append(f"editor {editor.name}: {error}")
+        eager.append("generator: its graph starts from an encoder's inversion, which has no weight offsets")
     return Covered(graphs=tuple(graphs), eager=tuple(eager))
 
 
-def on_backend(inverter: Inverter, editor: Editor | None, generator: Generator, *, wanted: Backend, device: str, batch_size: int) -> Backed:
+def on_backend(inverter: Inverter, editor: Editor | None, generator: Generator, *, wanted: str, device: str, batch_size: int) -> Backed:
     """Return what a run uses under `--backend wanted`, and say once what stays eager. Raises BackendError with the reason."""
     if wanted == EAGER:
         return Backed(inverter=inverter, editor=editor, backend=f"torch-{device}")
@@ -113,17 +140,22 @@ def on_backend(inverter: Inverter, editor: Editor | None, generator: Generator, 
     notes = (*choice.notes, *(f"--backend {wanted}: stays eager: {reason}" for reason in found.eager))
     for note in notes:
         print(f"WARNING: {note}", file=sys.stderr, flush=True)
-    if choice.name == EAGER:
-        return Backed(inverter=inverter, editor=editor, backend=f"torch-{device}", used=EAGER, notes=notes)
-    assert isinstance(inverter, EncoderInverter)
-    if "generator" in choice.runners:
-        assert isinstance(editor, HyperEditorEditor)
-        editor = BackedEditor(editor, hypernetwork=choice.runners["hypernetwork"], generator=choice.runners["generator"])
-    whole = f"{choice.name}-{device}"
+    graphs: dict[str, Graph] = {graph.name: graph for graph in found.graphs}
+    runners = choice.runners
+    if "encoder" in runners:
+        assert isinstance(inverter, EncoderInverter)
+        inverter = BackedInverter(inverter, runners["encoder"])
+    if isinstance(editor, HyperEditorEditor) and runners.keys() & {"trunk", "heads", "generator"}:
+        editor = (DrawingEditor if "generator" in runners else BackedEditor)(editor, graphs, runners)
     return Backed(
-        inverter=BackedInverter(inverter, choice.runners["encoder"]),
-        editor=editor,
-        backend=f"{whole} ({', '.join(choice.runners)}), torch-{device}" if found.eager else whole,
-        used=choice.name,
-        notes=notes,
+        inverter=inverter, editor=editor, backend=_name(choice.name, runners, found, device=device), used=choice.name, notes=notes
     )
+
+
+def _name(used: str, runners: Mapping[str, Runner], found: Covered, *, device: str) -> str:
+    """Return the backend as the manifest says it: with the graphs it ran where something of the run stayed eager."""
+    if not runners:
+        return f"torch-{device}"
+    if "=" in used:
+        return f"{used} on {device}, torch-{device}"
+    return f"{used}-{device} ({', '.join(runners)}), torch-{device}" if found.eager else f"{used}-{device}"

@@ -1,6 +1,6 @@
 """What runs the networks of an edit: torch as it is (eager), torch.compile, ONNX Runtime or TensorRT, each checked against eager here.
 
-`choose` loads one and lets it make pictures from fixed seeds before it may touch data.
+`choose` loads what is wanted and lets it make pictures from fixed seeds before it may touch data.
 """
 
 from __future__ import annotations
@@ -13,120 +13,126 @@ from typing import cast
 
 import torch
 
-from pipeline.config import BACKENDS, Backend, nearest
+from pipeline.backend_names import AUTO, EAGER, mix, per_graph
 from trt_engines.graphs import BackendError, Graph, Load, Runner, Tensors
 
-EAGER: Backend = "eager"
-LOADERS: Mapping[Backend, str] = {
+LOADERS: Mapping[str, str] = {
     "compile": "trt_engines.compiled:load",
     "onnxruntime": "trt_engines.onnx_runtime:load",
     "tensorrt": "trt_engines.runtime:load",
 }
-AUTO: Mapping[str, tuple[Backend, ...]] = {"cpu": ("onnxruntime",), "cuda": ("tensorrt", "compile")}
-"""What `auto` tries, best first. On a CPU torch.compile takes minutes to start for no gain that was ever measured."""
+CANDIDATES: Mapping[str, tuple[str, ...]] = {"cpu": ("onnxruntime", "compile"), "cuda": ("tensorrt", "compile")}
+"""What `auto` tries for every graph."""
 TOLERANCE: Mapping[str, float] = {"cpu": 2e-3, "cuda": 1e-2}
 """Largest difference to eager, in units of the reference's largest value; one step of 8 bits is 8e-3. Eager itself rounds the factors of
 its convolutions to TF32 on a GPU."""
 SEEDS = (11, 12)
-TIMED_RUNS = 3
+TIMED_RUNS = 5
+WORTH = 1.05
+"""`auto` takes a backend for a graph that is this many times as fast as eager: less may be chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What runs, and why nothing better does."""
+    """What runs, as `--backend` would say it, and why nothing better does; graphs without a runner are eager."""
 
-    name: Backend
+    name: str
     runners: Mapping[str, Runner] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """How a backend compares with eager: largest relative difference, seconds of one batch through all graphs."""
+def choose(wanted: str, graphs: Sequence[Graph], *, device: str, batch_size: int) -> Choice:
+    """Load a backend for each graph and check it; `auto` takes for each what is fastest here, eager included.
 
-    difference: float
-    seconds: float
-    eager_seconds: float
-
-
-def choose(wanted: Backend, graphs: Sequence[Graph], *, device: str, batch_size: int) -> Choice:
-    """Load a backend for all graphs and check it; "auto" takes the first that works and is not slower than eager.
-
-    Raises BackendError, with the reason, where the one that is wanted cannot be used or does not compute what eager computes.
+    Raises BackendError, with the reason, where one that is wanted cannot be used or does not compute what eager computes.
     """
-    if wanted not in BACKENDS:
-        raise BackendError(f"--backend {wanted}: {nearest(wanted, BACKENDS)}")
-    if wanted == EAGER or not graphs:
-        return Choice(name=EAGER)
-    if wanted != "auto":
-        return Choice(name=wanted, runners=_checked(wanted, graphs, device=device, batch_size=batch_size)[0])
-    notes: list[str] = []
-    for name in AUTO[device]:
-        try:
-            runners, checked = _checked(name, graphs, device=device, batch_size=batch_size)
-        except BackendError as error:
-            notes.append(str(error))
-            continue
-        told = f"{checked.seconds:.3g} s for a batch of {batch_size}, eager {checked.eager_seconds:.3g} s"
-        if checked.seconds > checked.eager_seconds:
-            notes.append(f"--backend {name}: works and is slower than eager here: {told}")
-            continue
-        return Choice(name=name, runners=runners, notes=(*notes, f"--backend auto takes {name}: {told}"))
-    return Choice(name=EAGER, notes=(*notes, "--backend auto takes eager: nothing better works here"))
-
-
-def _checked(name: Backend, graphs: Sequence[Graph], *, device: str, batch_size: int) -> tuple[dict[str, Runner], Checked]:
+    if wanted == AUTO:
+        return _fastest(graphs, device=device, batch_size=batch_size)
     try:
-        load = _loader(name)
-        runners: dict[str, Runner] = {graph.name: load(graph, device=device, batch_size=batch_size) for graph in graphs}
-        return runners, check(graphs, runners, device=device, batch_size=batch_size)
+        names = per_graph(wanted)
+    except ValueError as error:
+        raise BackendError(f"--backend {wanted}: {error}") from None
+    asked = [(graph, names[graph.name]) for graph in graphs if graph.name in names]
+    runners: dict[str, Runner] = {graph.name: load_checked(name, graph, device=device, batch_size=batch_size) for graph, name in asked}
+    return Choice(name=wanted if runners else EAGER, runners=runners)
+
+
+def _fastest(graphs: Sequence[Graph], *, device: str, batch_size: int) -> Choice:
+    """Try every candidate on every graph."""
+    notes: list[str] = []
+    best: dict[str, tuple[float, str, Runner]] = {}
+    for name in CANDIDATES[device]:
+        for graph in graphs:
+            try:
+                runner = load_checked(name, graph, device=device, batch_size=batch_size)
+            except BackendError as error:
+                notes.append(str(error))
+                continue
+            speed = speedup(graph, runner, device=device, batch_size=batch_size)
+            if speed < WORTH:
+                notes.append(f"--backend {name}: {graph.name} works and is no faster than eager here: {speed:.2f} times its speed")
+            elif graph.name not in best or speed > best[graph.name][0]:
+                best[graph.name] = speed, name, runner
+    chosen = mix({graph: name for graph, (_, name, _) in best.items()})
+    told = ", ".join(f"{graph} {speed:.2f} times as fast as eager" for graph, (speed, _, _) in best.items())
+    notes.append(f"--backend auto takes {chosen}" + (f": {told}" if told else ": nothing better works here"))
+    return Choice(name=chosen, runners={graph: runner for graph, (_, _, runner) in best.items()}, notes=tuple(dict.fromkeys(notes)))
+
+
+def load_checked(name: str, graph: Graph, *, device: str, batch_size: int) -> Runner:
+    """Return a graph's runner that computes what eager computes. Raises BackendError with the reason."""
+    try:
+        runner = _loader(name)(graph, device=device, batch_size=batch_size)
+        check(graph, runner, device=device, batch_size=batch_size)
     except BackendError as error:
         raise BackendError(f"--backend {name}: {error}") from error
     except ImportError as error:
         raise BackendError(f"--backend {name}: a library is missing: {error}; install it, or choose another backend") from error
     except Exception as error:  # a compiler or an engine raises its own kinds of error
         raise BackendError(f"--backend {name}: {type(error).__name__}: {_first_line(error)}") from error
+    return runner
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "no reason given")
 
 
-def _loader(name: Backend) -> Load:
+def _loader(name: str) -> Load:
     module, function = LOADERS[name].split(":")
     return cast(Load, getattr(importlib.import_module(module), function))
 
 
 @torch.no_grad()
-def check(graphs: Sequence[Graph], runners: Mapping[str, Runner], *, device: str, batch_size: int) -> Checked:
-    """Compare every graph with eager on fixed seeds, one picture and a batch. Raises BackendError on the first that differs."""
-    worst = seconds = eager_seconds = 0.0
-    for graph in graphs:
-        runner = runners[graph.name]
-        for seed, batch in zip(SEEDS, (1, batch_size), strict=True):
-            inputs = graph.example(batch, seed=seed, device=device)
-            difference = _difference(runner(*inputs), graph.plain(*inputs), graph=graph)
-            worst = max(worst, difference)
-            if not difference <= TOLERANCE[device]:  # not a number is no agreement either
-                raise BackendError(
-                    f"the {graph.name} differs from eager by {difference:.2g} of its largest value in a batch of {batch}, "
-                    f"expected at most {TOLERANCE[device]:g}"
-                )
-        seconds += _seconds(runner, inputs, device=device)
-        eager_seconds += _seconds(graph.plain, inputs, device=device)
-    return Checked(difference=worst, seconds=seconds, eager_seconds=eager_seconds)
+def check(graph: Graph, runner: Runner, *, device: str, batch_size: int) -> float:
+    """Compare a graph with eager on fixed seeds, one picture and a batch; return the largest difference. Raises BackendError."""
+    worst = 0.0
+    for seed, batch in zip(SEEDS, (1, batch_size), strict=True):
+        inputs = graph.example(batch, seed=seed, device=device)
+        difference = _difference(runner(*inputs), graph.plain(*inputs), graph=graph)
+        worst = max(worst, difference)
+        if not difference <= TOLERANCE[device]:  # not a number is no agreement either
+            raise BackendError(
+                f"the {graph.name} differs from eager by {difference:.2g} of its largest value in a batch of {batch}, "
+                f"expected at most {TOLERANCE[device]:g}"
+            )
+    return worst
+
+
+@torch.no_grad()
+def speedup(graph: Graph, runner: Runner, *, device: str, batch_size: int) -> float:
+    """Return eager's time over the runner's: the least of runs that take turns, after one that warms both up."""
+    inputs = graph.example(batch_size, seed=SEEDS[-1], device=device)
+    turns = [tuple(_seconds(run, inputs, device=device) for run in (graph.plain, runner)) for _ in range(TIMED_RUNS + 1)][1:]
+    eager_s, seconds = (min(times) for times in zip(*turns, strict=True))
+    return eager_s / seconds
 
 
 def _seconds(run: Callable[..., Tensors], inputs: Tensors, *, device: str) -> float:
-    """Return the least time of a few runs."""
-    times = []
-    for _ in range(TIMED_RUNS):
-        start = time.perf_counter()
-        run(*inputs)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    start = time.perf_counter()
+    run(*inputs)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _difference(found: Tensors, expected: Tensors, *, graph: Graph) -> float:

@@ -6,8 +6,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -20,8 +19,7 @@ from models.inversion import Inversion
 from models.inverters import Inverter
 from models.pack import Pack
 from pipeline.backed import on_backend
-from pipeline.backends import EAGER
-from pipeline.config import Backend
+from pipeline.backend_names import EAGER
 from pipeline.edit import edit
 from pipeline.feed import Ready
 from pipeline.frechet import Moments, ShardMoments
@@ -31,6 +29,7 @@ from pipeline.manifest import INVERSION, Cell, Edited, Method, Row, edit_row, in
 from pipeline.sample import FailedSample, SampleFailure
 from pipeline.score import Scorer, SourceFeatures
 from pipeline.settings import Wish
+from pipeline.stage_clock import StageClock, StageError, added
 
 PNG_LEVEL = 4
 MAX_REASON = 500
@@ -47,7 +46,7 @@ class Methods:
     scorer: Scorer
     names: Method
     device: str
-    backend: Backend = EAGER
+    backend: str = EAGER
     """What `--backend` came to."""
     backend_notes: tuple[str, ...] = ()
     """Why the backend does not run all, or is not a better one."""
@@ -64,24 +63,19 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """Samples in the order that they came, and the moments of those that were edited."""
+    """Samples in the order that they came, the moments of those that were edited, and the seconds of each stage."""
 
     samples: list[Finished | FailedSample] = field(default_factory=list)
     moments: ShardMoments | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: BatchResult) -> BatchResult:
         moments = self.moments.merge(other.moments) if self.moments and other.moments else self.moments or other.moments
-        return BatchResult(samples=self.samples + other.samples, moments=moments)
+        return BatchResult(samples=self.samples + other.samples, moments=moments, seconds=added(self.seconds, other.seconds))
 
 
 class DeviceLostError(RuntimeError):
     """The GPU is in a state that only a new process can leave."""
-
-
-class _StageError(Exception):
-    def __init__(self, stage: str, cause: Exception) -> None:
-        super().__init__(stage, cause)
-        self.stage, self.cause = stage, cause
 
 
 def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchResult:
@@ -92,7 +86,7 @@ def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchR
     """
     try:
         return _run(batch, methods, wish)
-    except _StageError as error:
+    except StageError as error:
         if _is_device_lost(error.cause):
             raise DeviceLostError(f"{error.stage}: {error.cause}") from error
         if len(batch) == 1:
@@ -106,7 +100,7 @@ def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchR
     return result
 
 
-def _halves(batch: Sequence[Ready], error: _StageError) -> list[Sequence[Ready]]:
+def _halves(batch: Sequence[Ready], error: StageError) -> list[Sequence[Ready]]:
     half = (len(batch) + 1) // 2
     shard = batch[0].sample.shard
     print(
@@ -118,7 +112,7 @@ def _halves(batch: Sequence[Ready], error: _StageError) -> list[Sequence[Ready]]
     return [batch[:half], batch[half:]]
 
 
-def _failure(error: _StageError) -> SampleFailure:
+def _failure(error: StageError) -> SampleFailure:
     if isinstance(error.cause, SampleFailure):
         return error.cause
     return SampleFailure(error.stage, f"{type(error.cause).__name__}: {error.cause}"[:MAX_REASON])
@@ -132,37 +126,30 @@ def _is_device_lost(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError) and not _is_out_of_memory(error)
 
 
-@contextmanager
-def _at(stage: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _StageError(stage, error) from error
-
-
 @torch.no_grad()
 def _run(batch: Sequence[Ready], methods: Methods, wish: Wish) -> BatchResult:
     torch.manual_seed(wish.seed)
-    generator, scorer = methods.pack.generator(), methods.scorer
-    aligned_BCHW = to_tensor([ready.aligned_HWC for ready in batch], device=methods.device)
-    with _at("invert"):
+    generator, scorer, clock = methods.pack.generator(), methods.scorer, StageClock()
+    with clock.at("invert"):
+        aligned_BCHW = to_tensor([ready.aligned_HWC for ready in batch], device=methods.device)
         inversion = invert(methods.inverter, generator, aligned_BCHW)
         inverted = _finite_pixels(inversion.made_BCHW, "invert", "the inversion")
-    with _at("score"):
+    with clock.at("score"):
         source = scorer.source(aligned_BCHW, to_tensor(inverted, device=methods.device))
         moments = _begun(source, wish)
     keep = wish.keep if wish.instructions else wish.keep | {INVERSION}
-    members = [_kept(ready, inversion, row, inverted, keep) for row, ready in enumerate(batch)]
+    with clock.at("encode"):
+        members = [_kept(ready, inversion, row, inverted, keep) for row, ready in enumerate(batch)]
     if wish.instructions:
-        edited = _edit_all(inversion, source, members, methods=methods, wish=wish, moments=moments)
-        with _at("write"):
+        edited = _edit_all(inversion, source, members, methods=methods, wish=wish, moments=moments, clock=clock)
+        with clock.at("write"):
             samples = [_finish(*one, methods=methods, keep=keep) for one in zip(batch, members, edited, strict=True)]
     else:
-        with _at("score"):
+        with clock.at("score"):
             scores = scorer.inversion(source, moments=_of(moments, INVERSION))
-        with _at("write"):
+        with clock.at("write"):
             samples = [_finish_inversion(*one, methods=methods, keep=keep) for one in zip(batch, members, scores, strict=True)]
-    return BatchResult(samples=list(samples), moments=moments)
+    return BatchResult(samples=list(samples), moments=moments, seconds=clock.seconds)
 
 
 def _begun(source: SourceFeatures, wish: Wish) -> ShardMoments | None:
@@ -187,21 +174,23 @@ def _edit_all(
     methods: Methods,
     wish: Wish,
     moments: ShardMoments | None,
+    clock: StageClock,
 ) -> list[list[Edited]]:
     """Edit a batch by every instruction; put the pictures into `members` and return what was made of each sample."""
     assert methods.editor is not None
     edited: list[list[Edited]] = [[] for _ in members]
     for instruction in wish.instructions:
-        with _at("edit"):
+        with clock.at("edit"):
             image_BCHW = edit(methods.editor, methods.pack.generator(), inversion, instruction=instruction)
             pictures = _finite_pixels(image_BCHW, "edit", f"instruction '{instruction.name}'")
-        with _at("score"):
+        with clock.at("score"):
             written_BCHW = to_tensor(pictures, device=methods.device)
             scores = methods.scorer.edit(source, written_BCHW, instruction, moments=_of(moments, instruction.name))
-        for row, picture in enumerate(pictures):
-            png = _png(picture)
-            members[row][f"{instruction.name}.png"] = png
-            edited[row].append(Edited(instruction=instruction, image_sha256=hashlib.sha256(png).hexdigest(), scores=scores[row]))
+        with clock.at("encode"):
+            for row, picture in enumerate(pictures):
+                png = _png(picture)
+                members[row][f"{instruction.name}.png"] = png
+                edited[row].append(Edited(instruction=instruction, image_sha256=hashlib.sha256(png).hexdigest(), scores=scores[row]))
     return edited
 
 
@@ -291,7 +280,7 @@ def _png(picture: ImageHWC) -> bytes:
 
 def load_methods(
     pack: Pack, *, inverter: str, editor: str | None, device: str, inverter_settings: Mapping[str, object] | None = None,
-    editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False, backend: Backend = EAGER, batch_size: int = 1,
+    editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False, backend: str = EAGER, batch_size: int = 1,
 ) -> Methods:  # fmt: skip
     """Build the networks that the configuration names, on a device and a backend; without an editor where nothing is edited.
 

@@ -13,17 +13,16 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import jsonargparse
 
+from pipeline.backend_names import AUTO, BACKENDS, EAGER, per_graph
 from pipeline.images import Limits
 
 Align = Literal["face", "centre"]
 Keep = Literal["original", "inversion", "latents"]
 Reprocess = Literal["failed", "changed", "all"]
-Backend = Literal["auto", "eager", "compile", "onnxruntime", "tensorrt"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # What may differ between two runs of one output without changing what is written: where things are, how wide the run is, what it tells
 # about itself. (Batch size and threads move sums by rounding only; every manifest row says the backend.)
@@ -31,7 +30,7 @@ _NOT_IN_HASH = frozenset(
     {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "preview"}
 )
 # Options that came later: their defaults, like empty settings, are left out, so that outputs made before keep their hash.
-_LATER: Mapping[str, object] = {"align": "face", "backend": "eager"}
+_LATER: Mapping[str, object] = {"align": "face", "backend": EAGER}
 _LISTS = frozenset({"--instructions", "--keep"})
 _SWITCHES = frozenset({"--dry_run", "--allow_lpips_download"})
 
@@ -92,8 +91,9 @@ class EditConfig:
     """Pictures in one forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
-    backend: Backend = "eager"
-    """What runs an encoder, and a HyperEditor with its generator: eager (torch), compile, onnxruntime, tensorrt, or the best that works."""
+    backend: str = EAGER
+    """What runs an encoder, and a HyperEditor with its generator: eager (torch), compile, onnxruntime, tensorrt, a mix such as
+    encoder=compile,heads=onnxruntime, or auto: for each the fastest that works."""
     keep: tuple[Keep, ...] = ()
     """Extra members to write per sample: original, inversion, latents."""
     reprocess: Reprocess | None = None
@@ -119,6 +119,7 @@ class EditConfig:
         """Raise ConfigError where a value is out of range."""
         _at_least("batch_size", self.batch_size, 1)
         _at_least("preview", self.preview, 0)
+        _check_backend(self.backend)
         _at_least("workers.min", self.workers.min, 1)
         if not self.instructions and not {"latents", "inversion"} & set(self.keep):
             hint = "to align and invert only, say --keep latents or --keep inversion"
@@ -137,6 +138,16 @@ class EditConfig:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"--{name} {value}: expected {least} or more")
+
+
+def _check_backend(text: str) -> None:
+    if "=" not in text and text not in BACKENDS:
+        raise ConfigError(f"--backend {text}: {nearest(text, BACKENDS)}")
+    if text != AUTO:
+        try:
+            per_graph(text)
+        except ValueError as error:
+            raise ConfigError(f"--backend {text}: {error}") from None
 
 
 def nearest(value: str, valid: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from models.editor_names import editor_names, problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.inverter_names import inverter_names
 from models.pack_format import PackInfo, fetch, read_info, verify
-from pipeline.config import Backend, ConfigError, EditConfig, config_hash, nearest
+from pipeline.config import ConfigError, EditConfig, config_hash, nearest
 from pipeline.registry import SCHEME, find_pack
 from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
@@ -43,7 +43,7 @@ class JobPlan:
     asked_backend: str
     """What `--backend` said; `config.backend` is what it came to."""
 
-    def on_backend(self, name: Backend) -> JobPlan:
+    def on_backend(self, name: str) -> JobPlan:
         """Return the plan for another backend, with the hash of that."""
         config = replace(self.config, backend=name)
         return replace(self, config=config, config_hash=config_hash(config, [instruction.content() for instruction in self.instructions]))

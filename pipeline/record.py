@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pipeline.config import EditConfig
 from pipeline.plan import JobPlan
 from pipeline.settings import ShardResult
+from pipeline.stage_clock import STAGES
 from pipeline.storage import Storage
 from pipeline.summary import count_output
 
@@ -38,7 +39,7 @@ class Outcome:
             "seconds": round(self.seconds, 2),
             "images_per_s": round(images / self.seconds, 2) if self.seconds else 0.0,
             "worker_seconds": round(sum(result.seconds for result in self.results), 2),
-            "worker_seconds_waiting": round(sum(result.waited_s for result in self.results), 2),
+            "stage_seconds": {stage: round(sum(result.stages.get(stage, 0.0) for result in self.results), 2) for stage in STAGES},
         }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.report_figures import format_count, format_duration
 
 NOTHING = "\N{EN DASH}"
+STAGE_NAMES = {"wait": "waiting for samples", "encode": "making PNG files", "write": "writing and committing"}
 SHOWN_ELSEWHERE = frozenset({"config", "versions", "instructions", "features", "scores", "counts", "input", "format"})
 
 
@@ -80,7 +81,16 @@ def _details(record: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     for name, value in record.items():
         if name not in SHOWN_ELSEWHERE:
             found += _flat(name, value)
-    return tuple(found)
+    found = [line for line in found if not line[0].startswith("this_run.stage_seconds.")]
+    stages = _shares(_mapping(_mapping(record.get("this_run")).get("stage_seconds")))
+    return (*found, *([("time of the workers", stages)] if stages else []))
+
+
+def _shares(seconds: Mapping[str, object]) -> str:
+    """Return the share of the time that each stage took, in the order in which they come."""
+    known = {stage: value for stage, value in ((stage, _number(value)) for stage, value in seconds.items()) if value}
+    total = sum(known.values())
+    return ", ".join(f"{STAGE_NAMES.get(stage, stage)} {100 * value / total:.0f} %" for stage, value in known.items())
 
 
 def _flat(name: str, value: object) -> list[tuple[str, str]]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from pipeline.backend_names import AUTO, every_choice
 from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
-from pipeline.config import BACKENDS
 from pipeline.ledger import read_record
 from pipeline.lock import WORK
 from pipeline.plan import JobPlan
@@ -67,7 +67,7 @@ def run_job(plan: JobPlan) -> dict[str, object]:
         plan = _as_before(plan, storage)
         resume = _resume(plan, storage)
         _announce(plan, resume)
-        if resume.todo and plan.config.backend == "auto":
+        if resume.todo and plan.config.backend == AUTO:
             plan = _chosen(plan, output, shards=len(resume.todo))
         report = storage.url_of("report.html")
         run_id: str | None = None
@@ -91,11 +91,11 @@ def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
 
 def _as_before(plan: JobPlan, storage: Storage) -> JobPlan:
     """Let `--backend auto` stand for what made the shards that are finished: one output comes from one backend."""
-    if plan.config.backend != "auto" or plan.config.preview or plan.config.reprocess == "all":
+    if plan.config.backend != AUTO or plan.config.preview or plan.config.reprocess == "all":
         return plan
     records = [read_record(storage, shard) for shard in sorted(finished_shards(storage))]
     made = {record.identity.config_hash for record in records if record is not None}
-    for name in BACKENDS:
+    for name in every_choice():
         if (same := plan.on_backend(name)).config_hash in made:
             say(f"--backend auto goes on with {name}, which made the finished shards")
             return same

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.instruction import Instruction
-from pipeline.config import Align, Backend
+from pipeline.config import Align
 from pipeline.images import Limits
 from pipeline.progress import Counts
 from pipeline.registry import PackSource
@@ -54,7 +54,7 @@ class WorkerSettings:
     device: str
     threads: int
     batch_size: int
-    backend: Backend
+    backend: str
     allow_lpips_download: bool
     wish: Wish
     output: str
@@ -86,8 +86,8 @@ class ShardResult:
     refusal: str = ""
     """What the user has to change before this worker can do anything; an error would lose its kind on the way through Ray Data."""
     seconds: float = 0.0
-    waited_s: float = 0.0
-    """Of these, seconds spent waiting for samples to be read and aligned."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Of these, the seconds of each stage (pipeline/stage_clock.py)."""
 
     def to_json(self) -> str:
         """Return all fields as a text, which every engine can carry."""

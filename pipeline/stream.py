@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError
 
 from pipeline.cluster import FEED_CPUS, Pool
-from pipeline.config import Align, Backend, ConfigError
+from pipeline.config import Align, ConfigError
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
@@ -237,14 +237,14 @@ def _say(text: str) -> None:
 
 
 @ray.remote(max_retries=0)
-def _choose_backend(settings: WorkerSettings) -> tuple[Backend, tuple[str, ...]]:
+def _choose_backend(settings: WorkerSettings) -> tuple[str, tuple[str, ...]]:
     from pipeline.worker import prepare
 
     methods = prepare(settings)
     return methods.backend, methods.backend_notes
 
 
-def choose_backend(settings: WorkerSettings, pool: Pool) -> tuple[Backend, tuple[str, ...]]:
+def choose_backend(settings: WorkerSettings, pool: Pool) -> tuple[str, tuple[str, ...]]:
     """Find out on a worker's device what its `auto` backend comes to; return the name, and notes that say why."""
     reference = _choose_backend.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(settings)
     return ray.get(reference)

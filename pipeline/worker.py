@@ -28,6 +28,7 @@ from pipeline.progress import Counts
 from pipeline.sample import FailedSample, ShardFailure
 from pipeline.settings import ShardResult, WorkerSettings
 from pipeline.shards import QuarantineWriter, ShardWriter
+from pipeline.stage_clock import added, with_rest
 from trt_engines.graphs import BackendError
 
 STEPS_INTERVAL_S = 1.0
@@ -92,6 +93,7 @@ def edit_shard(
         committed = files.commit(identity, opened.damage)
     counts = files.counts if committed else _counts_of(attempt)
     report(opened, counts)
+    seconds = time.monotonic() - start
     return ShardResult(
         shard=attempt.shard,
         committed=committed,
@@ -101,8 +103,8 @@ def edit_shard(
         features=dict(methods.scorer.features),
         backend=methods.names.backend,
         backend_notes=methods.backend_notes,
-        seconds=time.monotonic() - start,
-        waited_s=clock.seconds,
+        seconds=seconds,
+        stages=with_rest(files.seconds, waited_s=clock.seconds, total_s=seconds),
     )
 
 
@@ -193,6 +195,7 @@ class _ShardFiles:
         self._moments: ShardMoments | None = None
         self._rows: list[Row] = []
         self.counts = Counts()
+        self.seconds: dict[str, float] = {}
 
     def __enter__(self) -> _ShardFiles:
         self._stack.__enter__()
@@ -203,6 +206,7 @@ class _ShardFiles:
 
     def add(self, result: BatchResult) -> None:
         """Write the samples of a batch."""
+        self.seconds = added(self.seconds, result.seconds)
         for sample in result.samples:
             if isinstance(sample, Finished):
                 self._write(sample)

@@ -173,16 +173,28 @@ class EditingGenerator(nn.Module):
         return skip
 
 
-class OffsetVectors(nn.Module):
-    """Run a HyperEditor up to the vectors of its offsets, which differ between pictures; what is the same for all is no output."""
+class Trunk(nn.Module):
+    """Run a HyperEditor up to the features that its heads read, before any text."""
 
     def __init__(self, hypernetwork: HyperEditor) -> None:
         super().__init__()
         self.hypernetwork = hypernetwork
 
-    def forward(self, image_BCHW: Tensor, direction_BE: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Return features (B, C, H/16, W/16)."""
+        return self.hypernetwork.seen(image_BCHW)
+
+
+class OffsetVectors(nn.Module):
+    """Run a HyperEditor's heads up to the vectors of its offsets, which differ between pictures; what is the same for all is no output."""
+
+    def __init__(self, hypernetwork: HyperEditor) -> None:
+        super().__init__()
+        self.hypernetwork = hypernetwork
+
+    def forward(self, seen_BCHW: Tensor, direction_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of all layers side by side in output order: (B, sum O) and (B, sum I)."""
-        found = sorted(self.hypernetwork.factors(image_BCHW, direction_BE).items())
+        found = sorted(self.hypernetwork.factors_of(seen_BCHW, direction_BE).items())
         offsets = [offset for _, offset in found if isinstance(offset, FactorisedOffset)]
         return torch.cat([offset.out_BO for offset in offsets], dim=1), torch.cat([offset.in_BI for offset in offsets], dim=1)
 

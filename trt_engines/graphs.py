@@ -1,4 +1,4 @@
-"""The three graphs of an edit, and what a backend makes of one: encoder, hypernetwork and editing generator.
+"""The four graphs of an edit, and what a backend makes of one: encoder, the hypernetwork's trunk and its heads, editing generator.
 
 Shape legend: B batch, C channels, H/W rows/columns, L latent slots, D style width, E text embedding, O/I output/input channels.
 """
@@ -17,9 +17,9 @@ from models.hypereditor import HyperEditor
 from models.layers import sides
 from models.state import FactorisedOffset, GeneratorState
 from models.stylegan2 import Generator
-from trt_engines.editing_generator import EditingGenerator, OffsetVectors, shared_offsets
+from trt_engines.editing_generator import EditingGenerator, OffsetVectors, Trunk, shared_offsets
 
-GraphName = Literal["encoder", "hypernetwork", "generator"]
+GraphName = Literal["encoder", "trunk", "heads", "generator"]
 Tensors = tuple[Tensor, ...]
 
 
@@ -77,17 +77,33 @@ def encoder_graph(encoder: Encoder4Editing | WEncoder) -> Graph:
     )
 
 
-def hypernetwork_graph(hypernetwork: HyperEditor) -> Graph:
-    """Return the graph from reconstructions (B, 3, H, W) and text directions (B, E) to the offsets' vectors."""
+def trunk_graph(hypernetwork: HyperEditor) -> Graph:
+    """Return the graph from reconstructions (B, 3, H, W) to features, once for all instructions."""
     shape = (3, *sides(hypernetwork.input_size))
-    vectors = OffsetVectors(hypernetwork)
     return Graph(
-        name="hypernetwork",
+        name="trunk",
+        module=Trunk(hypernetwork),
+        plain=lambda image_BCHW: (hypernetwork.seen(image_BCHW),),
+        inputs={"image": shape},
+        outputs=("seen",),
+        examples=lambda batch, seeded: (_pictures(batch, shape, seeded),),
+    )
+
+
+def heads_graph(hypernetwork: HyperEditor) -> Graph:
+    """Return the graph from the trunk's features and text directions (B, E) to the offsets' vectors."""
+    vectors = OffsetVectors(hypernetwork)
+
+    def examples(batch: int, seeded: torch.Generator) -> Tensors:
+        return _seen(hypernetwork, batch, seeded), _directions(hypernetwork, batch, seeded)
+
+    return Graph(
+        name="heads",
         module=vectors,
         plain=vectors.forward,
-        inputs={"image": shape, "direction": (hypernetwork.text_dim,)},
+        inputs={"seen": tuple(_seen(hypernetwork, 1, torch.Generator()).shape[1:]), "direction": (hypernetwork.text_dim,)},
         outputs=("outs", "ins"),
-        examples=lambda batch, seeded: (_pictures(batch, shape, seeded), torch.randn(batch, hypernetwork.text_dim, generator=seeded)),
+        examples=examples,
     )
 
 
@@ -109,8 +125,7 @@ def generator_graph(generator: Generator, hypernetwork: HyperEditor) -> Graph:
     def examples(batch: int, seeded: torch.Generator) -> Tensors:
         weight = generator.conv1.conv.weight
         latents = generator.repeat(generator.mapping(torch.randn(batch, generator.style_dim, generator=seeded).to(weight)))
-        seen = _pictures(batch, (3, *sides(hypernetwork.input_size)), seeded).to(weight)
-        vectors = OffsetVectors(hypernetwork)(seen, torch.randn(batch, hypernetwork.text_dim, generator=seeded).to(weight))
+        vectors = OffsetVectors(hypernetwork)(_seen(hypernetwork, batch, seeded), _directions(hypernetwork, batch, seeded))
         return (latents, (torch.rand(1, 1, generator=seeded) + 0.5).expand(batch, 1), *vectors)
 
     return Graph(
@@ -127,3 +142,14 @@ def generator_graph(generator: Generator, hypernetwork: HyperEditor) -> Graph:
 
 def _pictures(batch: int, shape: tuple[int, ...], seeded: torch.Generator) -> Tensor:
     return torch.rand(batch, *shape, generator=seeded) * 2 - 1
+
+
+@torch.no_grad()
+def _seen(hypernetwork: HyperEditor, batch: int, seeded: torch.Generator) -> Tensor:
+    """Return the trunk's features of random pictures."""
+    weight = next(hypernetwork.parameters())
+    return hypernetwork.seen(_pictures(batch, (3, *sides(hypernetwork.input_size)), seeded).to(weight))
+
+
+def _directions(hypernetwork: HyperEditor, batch: int, seeded: torch.Generator) -> Tensor:
+    return torch.randn(batch, hypernetwork.text_dim, generator=seeded).to(next(hypernetwork.parameters()))

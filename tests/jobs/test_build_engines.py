@@ -31,7 +31,7 @@ def test_without_tensorrt_the_graphs_are_written_and_the_reason_is_said(
     assert "no engine was built: TensorRT is not installed" in ended.err and f"{tmp_path} has the ONNX files" in ended.err
     assert ended.result == json.loads((tmp_path / "graphs.json").read_text())
     graphs = ended.result["graphs"]
-    assert isinstance(graphs, dict) and list(graphs) == ["encoder", "hypernetwork", "generator"]
+    assert isinstance(graphs, dict) and list(graphs) == ["encoder", "trunk", "heads", "generator"]
     for entry in graphs.values():
         data = (tmp_path / entry["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]

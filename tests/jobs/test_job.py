@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.stage_clock import STAGES
 from tests.commands import Command, Ended
 from tests.jobs.world import World, arguments, members, run, tree
 
@@ -82,6 +83,9 @@ def test_run_json_and_the_report_tell_the_run(finished: Finished, world: World) 
     out, ended = finished
     record = json.loads((out / "run.json").read_text())
     assert record["counts"]["images"] == 24 and record["this_run"]["shards"] == 4
+    stages = record["this_run"]["stage_seconds"]
+    assert list(stages) == list(STAGES) and all(stages[stage] > 0 for stage in STAGES)
+    assert sum(stages.values()) == pytest.approx(record["this_run"]["worker_seconds"], rel=0.02, abs=0.1)
     assert record["config"]["batch_size"] == 3 and record["pack"]["name"] == "small"
     assert [one["name"] for one in record["instructions"]] == ["smile", "beard"]
     assert set(record["scores"]) == {"smile", "beard"} and "identity" in record["scores"]["smile"]

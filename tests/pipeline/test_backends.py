@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from models.instruction import Instruction
 from models.pack import Pack
 from pipeline import backends
-from pipeline.backed import on_backend
+from pipeline.backed import BackedEditor, DrawingEditor, covered, on_backend
+from pipeline.backend_names import every_choice, mix, per_graph
 from pipeline.backends import choose
 from pipeline.batch import load_methods
 from pipeline.config import ConfigError, parse_config
@@ -20,7 +22,7 @@ from pipeline.invert import invert
 from tests.models.small_pack import write_small_pack
 from tests.trt_engines.conftest import cache  # noqa: F401
 from trt_engines.batching import Padded
-from trt_engines.graphs import BackendError, Graph, Tensors
+from trt_engines.graphs import BackendError, Graph, Runner, Tensors
 
 SMILE = Instruction(name="smile", source="a face", target="a smiling face", strength=1.7)
 
@@ -53,7 +55,7 @@ def put(monkeypatch: pytest.MonkeyPatch, name: str, *, auto: bool = False) -> No
     """Let a backend be the graph's own module, in place of a library that this machine may lack."""
     monkeypatch.setattr(backends, "LOADERS", {**backends.LOADERS, name: "tests.pipeline.test_backends:load_module"})
     if auto:
-        monkeypatch.setattr(backends, "AUTO", {"cpu": (name,)})
+        monkeypatch.setattr(backends, "CANDIDATES", {"cpu": (name,)})
 
 
 def load_module(graph: Graph, *, device: str, batch_size: int) -> Padded:
@@ -81,14 +83,70 @@ def test_a_backend_that_computes_something_else_is_refused(monkeypatch: pytest.M
     assert said in fallen.notes[0] and "--backend auto takes eager" in fallen.notes[-1]
 
 
-def test_auto_takes_no_backend_that_is_slower_than_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    put(monkeypatch, "compile", auto=True)
-    for times, name in (((0.2, 0.1), "eager"), ((0.1, 0.2), "compile")):
-        measured = iter(times)
-        monkeypatch.setattr(backends, "_seconds", lambda *_, device, measured=measured: next(measured))
-        choice = choose("auto", [scaling(1.0)], device="cpu", batch_size=4)
-        assert choice.name == name
-        assert ("slower than eager here: 0.2 s for a batch of 4, eager 0.1 s" in choice.notes[0]) is (name == "eager")
+def test_auto_takes_for_every_graph_what_is_fastest_and_nothing_that_is_no_faster_than_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, "compile")
+    put(monkeypatch, "onnxruntime")
+    monkeypatch.setattr(backends, "CANDIDATES", {"cpu": ("onnxruntime", "compile")})
+    graphs = [replace(scaling(1.0), name=name) for name in ("encoder", "trunk", "heads", "generator")]
+    speeds = {"encoder": (1.2, 1.5), "trunk": (0.8, 1.3), "heads": (2.0, 1.1), "generator": (0.6, 1.02)}
+    tried: list[str] = []
+
+    def speedup(graph: Graph, runner: object, *, device: str, batch_size: int) -> float:
+        tried.append(graph.name)
+        return speeds[graph.name][tried.count(graph.name) - 1]
+
+    monkeypatch.setattr(backends, "speedup", speedup)
+    choice = choose("auto", graphs, device="cpu", batch_size=4)
+    assert choice.name == "encoder=compile,trunk=compile,heads=onnxruntime" and set(choice.runners) == {"encoder", "trunk", "heads"}
+    assert "encoder 1.50 times as fast as eager" in choice.notes[-1] and "heads 2.00" in choice.notes[-1]
+    assert "--backend compile: generator works and is no faster than eager here: 1.02 times its speed" in choice.notes
+    again = choose(choice.name, graphs, device="cpu", batch_size=4)
+    assert again.name == choice.name and set(again.runners) == set(choice.runners)
+
+
+def test_speed_is_that_of_runs_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([9.0, 9.0] + [0.2, 0.1, 0.4, 0.1, 0.2, 0.3, 0.2, 0.1, 0.3, 0.1])
+    monkeypatch.setattr(backends, "_seconds", lambda *_, device: next(times))
+    graph = scaling(1.0)
+    assert backends.speedup(graph, load_module(graph, device="cpu", batch_size=2), device="cpu", batch_size=2) == pytest.approx(2.0)
+
+
+def test_the_trunk_looks_at_a_picture_once_for_all_instructions(pack: Pack) -> None:
+    plain = pack.editor("hypereditor")
+    graphs = covered(pack.inverter("e4e"), plain, pack.generator()).graphs
+    calls: list[str] = []
+
+    def counting(graph: Graph) -> Runner:
+        def run(*inputs: Tensor) -> Tensors:
+            calls.append(graph.name)
+            return graph.plain(*inputs)
+
+        return run
+
+    by_name = {graph.name: graph for graph in graphs}
+    inversion = invert(pack.inverter("e4e"), pack.generator(), torch.rand(2, 3, 64, 64) * 2 - 1)
+    for kind, last in ((BackedEditor, []), (DrawingEditor, ["generator"])):
+        editor = kind(plain, by_name, {name: counting(graph) for name, graph in by_name.items()})  # type: ignore[arg-type]
+        calls.clear()
+        for instruction in (SMILE, replace(SMILE, target="an old face")):
+            found = edit(editor, pack.generator(), inversion, instruction=instruction)
+            expected = edit(plain, pack.generator(), inversion, instruction=instruction)
+            assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+        assert calls == ["trunk", "heads", *last, "heads", *last]
+
+
+@pytest.mark.parametrize("wanted", ["trunk=onnxruntime", "heads=onnxruntime", "encoder=onnxruntime,generator=onnxruntime"])
+def test_any_mix_of_graphs_makes_the_pictures_of_eager(pack: Pack, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    aligned = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    made = []
+    for name in ("eager", wanted):
+        methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", backend=name, batch_size=2)
+        inversion = invert(methods.inverter, pack.generator(), aligned)
+        assert methods.editor is not None
+        made.append(edit(methods.editor, pack.generator(), inversion, instruction=SMILE))
+        assert methods.backend == name
+    assert methods.names.backend == f"{wanted} on cpu, torch-cpu"
+    assert float((made[0] - made[1]).abs().max()) < 1e-4 * float(made[0].abs().max())
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +190,12 @@ def test_a_run_on_onnx_runtime_makes_the_pictures_of_eager(pack: Pack, capsys: p
     ("inverter", "editor", "backend", "said"),
     [
         ("e4e", "sefa", "onnxruntime-cpu (encoder), torch-cpu", "stays eager: editor sefa: only a HyperEditor"),
-        ("hyperstyle", "hypereditor", "torch-cpu", "stays eager: editor hypereditor: its graphs start from an encoder's inversion"),
+        (
+            "hyperstyle",
+            "hypereditor",
+            "onnxruntime-cpu (trunk, heads), torch-cpu",
+            "stays eager: generator: its graph starts",
+        ),
         ("w_encoder", None, "onnxruntime-cpu", ""),
     ],
 )
@@ -150,3 +213,23 @@ def test_a_wrong_backend_is_answered_with_the_nearest(tmp_path: Path) -> None:
     flags = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--keep", "latents", "--backend", "onnx"]
     with pytest.raises(ConfigError, match="--backend onnx: did you mean 'onnxruntime'. valid: auto, compile, eager, onnxruntime, tensorrt"):
         parse_config(flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("encoder=fast", "'encoder=fast': expected GRAPH=NAME, each graph once, of encoder, trunk, heads, generator and eager, compile"),
+        ("mapper=compile", "'mapper=compile': expected GRAPH=NAME"),
+        ("heads=compile,heads=eager", "'heads=eager': expected GRAPH=NAME, each graph once"),
+    ],
+)
+def test_a_wrong_mix_is_answered_with_what_there_is(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"--backend {text}: {said}"):
+        parse_config(["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--keep", "latents", "--backend", text])
+
+
+def test_what_auto_can_come_to_is_read_again_and_named_once() -> None:
+    every = list(every_choice())
+    assert len(set(every)) == len(every) == 4 + 4**4 - 1
+    for text in every[4:]:
+        assert mix(per_graph(text)) == text

@@ -209,6 +209,16 @@ def test_a_resumed_run_says_which_part_it_made(tmp_path: Path) -> None:
     assert "edits per second 123 2 of 3 in the last run, in 92 s" in text
 
 
+def test_the_report_says_where_the_time_of_the_workers_went(tmp_path: Path) -> None:
+    seconds = {"wait": 1.0, "invert": 2.0, "edit": 10.0, "score": 5.0, "encode": 1.5, "write": 0.5}
+    write_run(tmp_path, [SMILE], this_run={"shards": 1, "stage_seconds": seconds})
+    write_shard(tmp_path, "b-0", ["one"], instructions=[SMILE])
+    write_report(str(tmp_path))
+    text = Page(tmp_path / "report.html").text
+    shares = "waiting for samples 5 %, invert 10 %, edit 50 %, score 25 %, making PNG files 8 %, writing and committing 2 %"
+    assert f"time of the workers {shares}" in text and "stage_seconds" not in text
+
+
 def test_uncommitted_shards_do_not_count(tmp_path: Path) -> None:
     write_run(tmp_path, [SMILE])
     write_shard(tmp_path, "b-0", ["one"], instructions=[SMILE])

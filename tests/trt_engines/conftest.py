@@ -15,9 +15,9 @@ from models.pack import Pack
 from models.pack_format import CACHE_VARIABLE
 from tests.commands import ROOT
 from tests.models.small_pack import write_small_pack
-from trt_engines.graphs import Graph, encoder_graph, generator_graph, hypernetwork_graph
+from trt_engines.graphs import Graph, encoder_graph, generator_graph, heads_graph, trunk_graph
 
-GRAPHS = ("encoder", "hypernetwork", "generator")
+GRAPHS = ("encoder", "trunk", "heads", "generator")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,7 +41,8 @@ def graphs_of(pack: Pack) -> dict[str, Graph]:
     hypernetwork = pack.network("hypereditor", HyperEditor)
     found = (
         encoder_graph(pack.network("e4e", Encoder4Editing)),
-        hypernetwork_graph(hypernetwork),
+        trunk_graph(hypernetwork),
+        heads_graph(hypernetwork),
         generator_graph(pack.generator(), hypernetwork),
     )
     return {graph.name: graph for graph in found}
