@@ -14,42 +14,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.editors import Editor
 from models.inversion import Inversion
-from models.inverters import Inverter
-from models.pack import Pack
-from pipeline.backed import on_backend
-from pipeline.backend_names import EAGER
 from pipeline.edit import edit
 from pipeline.feed import Ready
 from pipeline.frechet import Moments, ShardMoments
 from pipeline.images import ImageHWC
 from pipeline.invert import invert, to_pixels, to_tensor
-from pipeline.manifest import INVERSION, Cell, Edited, Method, Row, edit_row, inversion_row, scores_of
+from pipeline.manifest import INVERSION, Cell, Edited, Row, edit_row, inversion_row, scores_of
+from pipeline.methods import Methods
 from pipeline.sample import FailedSample, SampleFailure
-from pipeline.score import Scorer, SourceFeatures
+from pipeline.score import SourceFeatures
 from pipeline.settings import Wish
 from pipeline.stage_clock import StageClock, StageError, added
 
 PNG_LEVEL = 4
 MAX_REASON = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Methods:
-    """The networks that a worker holds."""
-
-    pack: Pack
-    inverter: Inverter
-    editor: Editor | None
-    """None where there is nothing to edit."""
-    scorer: Scorer
-    names: Method
-    device: str
-    backend: str = EAGER
-    """What `--backend` came to."""
-    backend_notes: tuple[str, ...] = ()
-    """Why the backend does not run all, or is not a better one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,27 +255,3 @@ def _png(picture: ImageHWC) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
-
-
-def load_methods(
-    pack: Pack, *, inverter: str, editor: str | None, device: str, inverter_settings: Mapping[str, object] | None = None,
-    editor_settings: Mapping[str, object] | None = None, allow_lpips_download: bool = False, backend: str = EAGER, batch_size: int = 1,
-) -> Methods:  # fmt: skip
-    """Build the networks that the configuration names, on a device and a backend; without an editor where nothing is edited.
-
-    Raises PackError, BackendError.
-    """
-    scorer = Scorer(pack, device=device, allow_lpips_download=allow_lpips_download)  # first: it may fetch what others then use
-    run = on_backend(
-        pack.inverter(inverter, inverter_settings),
-        pack.editor(editor, editor_settings) if editor is not None else None,
-        pack.generator(),
-        wanted=backend,
-        device=device,
-        batch_size=batch_size,
-    )
-    names = Method(inverter=inverter, editor=editor or "", backend=run.backend)
-    return Methods(
-        pack=pack, inverter=run.inverter, editor=run.editor, scorer=scorer, names=names, device=device, backend=run.used,
-        backend_notes=run.notes,
-    )  # fmt: skip

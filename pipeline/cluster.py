@@ -46,6 +46,8 @@ class Pool:
     gpus: float
     cpus: float
     device: str
+    node_cpus: float = 1.0
+    """Cores of the largest machine."""
 
     def __str__(self) -> str:
         workers = str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers} to {self.max_workers}"
@@ -142,5 +144,6 @@ def plan_pool(config: EditConfig, cluster: Cluster, *, shards: int) -> Pool:
         )
     most = max(1, min(wanted.max or fit, shards))
     return Pool(
-        min_workers=min(wanted.min, most), max_workers=most, threads=threads, gpus=gpus, cpus=cpus, device="cuda" if gpus else "cpu"
-    )
+        min_workers=min(wanted.min, most), max_workers=most, threads=threads, gpus=gpus, cpus=cpus, device="cuda" if gpus else "cpu",
+        node_cpus=cluster.node_cpus,
+    )  # fmt: skip

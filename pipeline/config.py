@@ -19,6 +19,7 @@ import jsonargparse
 
 from pipeline.backend_names import AUTO, BACKENDS, EAGER, per_graph
 from pipeline.images import Limits
+from pipeline.precision_names import FLOAT32, Precision, needs_float32
 
 Align = Literal["face", "centre"]
 Keep = Literal["original", "inversion", "latents"]
@@ -30,7 +31,7 @@ _NOT_IN_HASH = frozenset(
     {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "preview"}
 )
 # Options that came later: their defaults, like empty settings, are left out, so that outputs made before keep their hash.
-_LATER: Mapping[str, object] = {"align": "face", "backend": EAGER}
+_LATER: Mapping[str, object] = {"align": "face", "backend": EAGER, "precision": FLOAT32}
 _LISTS = frozenset({"--instructions", "--keep"})
 _SWITCHES = frozenset({"--dry_run", "--allow_lpips_download"})
 
@@ -87,13 +88,15 @@ class EditConfig:
     """What changes a state by an instruction: an editor of the pack, or a method that it has the networks for (docs/editors.md)."""
     editor_settings: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Settings of the editor by name, such as `--editor_settings.steps 60`; a wrong one is answered with those there are."""
-    batch_size: int = 16
-    """Pictures in one forward pass."""
+    batch_size: int | Literal["auto"] = 16
+    """Pictures in one forward pass; auto is what a probe on a worker's device finds room for."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
     backend: str = EAGER
     """What runs an encoder, and a HyperEditor with its generator: eager (torch), compile, onnxruntime, tensorrt, a mix such as
     encoder=compile,heads=onnxruntime, or auto: for each the fastest that works."""
+    precision: Precision = "float32"
+    """Arithmetic of the networks that make pictures: float32, bfloat16, float16, or auto: what the device is fastest in."""
     keep: tuple[Keep, ...] = ()
     """Extra members to write per sample: original, inversion, latents."""
     reprocess: Reprocess | None = None
@@ -117,9 +120,11 @@ class EditConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a value is out of range."""
-        _at_least("batch_size", self.batch_size, 1)
+        if self.batch_size != AUTO:
+            _at_least("batch_size", int(self.batch_size), 1)
         _at_least("preview", self.preview, 0)
         _check_backend(self.backend)
+        _check_precision(self)
         _at_least("workers.min", self.workers.min, 1)
         if not self.instructions and not {"latents", "inversion"} & set(self.keep):
             hint = "to align and invert only, say --keep latents or --keep inversion"
@@ -148,6 +153,12 @@ def _check_backend(text: str) -> None:
             per_graph(text)
         except ValueError as error:
             raise ConfigError(f"--backend {text}: {error}") from None
+
+
+def _check_precision(config: EditConfig) -> None:
+    wrong = needs_float32(backend=config.backend, inverter=config.inverter, editor=config.editor if config.instructions else None)
+    if wrong and config.precision not in (AUTO, FLOAT32):
+        raise ConfigError(f"--precision {config.precision}: {wrong}")
 
 
 def nearest(value: str, valid: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from models.inverter_names import inverter_names
 from models.pack_format import PackInfo, fetch, read_info, verify
 from pipeline.config import ConfigError, EditConfig, config_hash, nearest
 from pipeline.registry import SCHEME, find_pack
+from pipeline.settings import Running
 from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
 
@@ -40,12 +41,17 @@ class JobPlan:
     registry: str
     """Tracking server or database in which a pack `models:/NAME/VERSION` is looked up."""
     config_hash: str
-    asked_backend: str
-    """What `--backend` said; `config.backend` is what it came to."""
+    asked: Running
+    """What `--backend`, `--precision` and `--batch_size` said; `config` has what they came to."""
 
-    def on_backend(self, name: str) -> JobPlan:
-        """Return the plan for another backend, with the hash of that."""
-        config = replace(self.config, backend=name)
+    @property
+    def running(self) -> Running:
+        """Return how the networks run."""
+        return running(self.config)
+
+    def run_by(self, running: Running) -> JobPlan:
+        """Return the plan for networks that run otherwise, with the hash of that."""
+        config = replace(self.config, backend=running.backend, precision=running.precision, batch_size=running.batch_size)
         return replace(self, config=config, config_hash=config_hash(config, [instruction.content() for instruction in self.instructions]))
 
     @property
@@ -78,8 +84,13 @@ def make_plan(config: EditConfig) -> JobPlan:
         pack_hash=pack_hash,
         registry=tracking,
         config_hash=config_hash(config, [instruction.content() for instruction in instructions]),
-        asked_backend=config.backend,
+        asked=running(config),
     )
+
+
+def running(config: EditConfig) -> Running:
+    """Return how a configuration wants the networks to run."""
+    return Running(backend=config.backend, precision=config.precision, batch_size=config.batch_size)
 
 
 def parse_instructions(given: Sequence[str]) -> tuple[Instruction, ...]:

@@ -62,6 +62,8 @@ def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: S
         "inverter": plan.config.inverter,
         "editor": plan.config.editor,
         "backend": _backend(plan, outcome),
+        "precision": {"asked": plan.asked.precision, "used": plan.config.precision},
+        "batch_size": {"asked": plan.asked.batch_size, "used": plan.config.batch_size},
         "config_hash": plan.config_hash,
         "config": dataclasses.asdict(plan.config),
         "instructions": [instruction.plain() for instruction in plan.instructions],
@@ -76,7 +78,7 @@ def _backend(plan: JobPlan, outcome: Outcome) -> dict[str, object]:
     """Return what was asked for, what it came to, and what ran, as the manifests say it; notes say what is not as asked."""
     ran = sorted({result.backend for result in outcome.results if result.backend})
     notes = sorted({note for result in outcome.results for note in result.backend_notes})
-    return {"asked": plan.asked_backend, "used": plan.config.backend, "ran": ran, "notes": notes}
+    return {"asked": plan.asked.backend, "used": plan.config.backend, "ran": ran, "notes": notes}
 
 
 def summarise(plan: JobPlan, storage: Storage, outcome: Outcome) -> dict[str, object]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from pipeline.backend_names import AUTO, every_choice
@@ -15,6 +17,7 @@ from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
 from pipeline.ledger import read_record
 from pipeline.lock import WORK
 from pipeline.plan import JobPlan
+from pipeline.precision_names import every_precision
 from pipeline.progress import ProgressDisplay
 from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
@@ -67,7 +70,7 @@ def run_job(plan: JobPlan) -> dict[str, object]:
         plan = _as_before(plan, storage)
         resume = _resume(plan, storage)
         _announce(plan, resume)
-        if resume.todo and plan.config.backend == AUTO:
+        if resume.todo and plan.running.open:
             plan = _chosen(plan, output, shards=len(resume.todo))
         report = storage.url_of("report.html")
         run_id: str | None = None
@@ -90,31 +93,41 @@ def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
 
 
 def _as_before(plan: JobPlan, storage: Storage) -> JobPlan:
-    """Let `--backend auto` stand for what made the shards that are finished: one output comes from one backend."""
-    if plan.config.backend != AUTO or plan.config.preview or plan.config.reprocess == "all":
+    """Let `auto` stand for what made the shards that are finished: one output comes from one backend in one precision."""
+    asked = plan.running
+    if AUTO not in (asked.backend, asked.precision) or plan.config.preview or plan.config.reprocess == "all":
         return plan
     records = [read_record(storage, shard) for shard in sorted(finished_shards(storage))]
     made = {record.identity.config_hash for record in records if record is not None}
-    for name in every_choice():
-        if (same := plan.on_backend(name)).config_hash in made:
-            say(f"--backend auto goes on with {name}, which made the finished shards")
+    backends = every_choice() if asked.backend == AUTO else (asked.backend,)
+    precisions = every_precision() if asked.precision == AUTO else (asked.precision,)
+    for name, precision in itertools.product(backends, precisions):
+        if (same := plan.run_by(replace(asked, backend=name, precision=precision))).config_hash in made:
+            came_to = {"backend": (asked.backend, name), "precision": (asked.precision, precision)}
+            told = [f"--{flag} auto goes on with {value}" for flag, (was, value) in came_to.items() if was == AUTO]
+            say(f"{' and '.join(told)}, which made the finished shards")
             return same
     return plan
 
 
 def _chosen(plan: JobPlan, output: Output, *, shards: int) -> JobPlan:
-    """Let a worker find out what `--backend auto` comes to on its device. Leaves Ray connected, for the work."""
-    from pipeline.stream import choose_backend
+    """Let a worker find out what `auto` comes to on its device. Leaves Ray connected, for the work."""
+    from pipeline.stream import choose_running
 
     try:
         pool = plan_pool(plan.config, connect(), shards=shards)
-        name, notes = choose_backend(_settings(plan, output, pool), pool)
+        chosen, notes = choose_running(_settings(plan, output, pool), pool)
     except BaseException:
         disconnect()
         raise
     for note in notes:
         say(note)
-    return plan.on_backend(name)
+    for flag, asked, found in (
+        ("precision", plan.config.precision, chosen.precision), ("batch_size", plan.config.batch_size, chosen.batch_size),
+    ):  # fmt: skip
+        if asked == AUTO:
+            say(f"--{flag} auto takes {found}")
+    return plan.run_by(chosen)
 
 
 def _announce(plan: JobPlan, resume: ResumePlan) -> None:
@@ -211,9 +224,9 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
         editor=config.editor,
         editor_settings=dict(config.editor_settings),
         device=pool.device,
-        backend=config.backend,
+        part=pool.gpus or pool.threads / max(pool.node_cpus, pool.threads),
         threads=pool.threads,
-        batch_size=config.batch_size,
+        running=plan.running,
         allow_lpips_download=config.allow_lpips_download,
         wish=Wish(instructions=plan.instructions, keep=frozenset(config.keep), seed=config.seed),
         output=plan.output,

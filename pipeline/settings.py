@@ -6,10 +6,13 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from models.instruction import Instruction
+from pipeline.backend_names import AUTO, EAGER
 from pipeline.config import Align
 from pipeline.images import Limits
+from pipeline.precision_names import FLOAT32, Precision
 from pipeline.progress import Counts
 from pipeline.registry import PackSource
 
@@ -43,6 +46,26 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Running:
+    """How the networks run: `--backend`, `--precision` and `--batch_size`, each of which may be `auto` until a worker has tried."""
+
+    backend: str = EAGER
+    precision: Precision = FLOAT32
+    batch_size: int | Literal["auto"] = 16
+
+    @property
+    def open(self) -> bool:
+        """Say whether anything is left to a worker to find out."""
+        return AUTO in (self.backend, self.precision, self.batch_size)
+
+    @property
+    def pictures(self) -> int:
+        """Return the batch size once it is known."""
+        assert isinstance(self.batch_size, int), "nobody has found out yet how many pictures fit"
+        return self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """All that a worker needs to know, whatever shard it gets."""
 
@@ -53,8 +76,9 @@ class WorkerSettings:
     editor_settings: Mapping[str, object]
     device: str
     threads: int
-    batch_size: int
-    backend: str
+    part: float
+    """Share of the device that a worker may take."""
+    running: Running
     allow_lpips_download: bool
     wish: Wish
     output: str

@@ -26,13 +26,13 @@ from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
 from pipeline.registry import PackSource
-from pipeline.settings import CHUNK_SAMPLES, ShardResult, ShardTask, WorkerSettings
+from pipeline.settings import CHUNK_SAMPLES, Running, ShardResult, ShardTask, WorkerSettings
 from pipeline.shards import Shard
 
 if TYPE_CHECKING:
     from pipeline.align import Aligner, CentreSquare
-    from pipeline.batch import Methods
     from pipeline.feed import Chunk, Opened
+    from pipeline.methods import Methods
 
 CHUNKS_AHEAD = 4
 MOST_DEATHS = 40
@@ -237,16 +237,16 @@ def _say(text: str) -> None:
 
 
 @ray.remote(max_retries=0)
-def _choose_backend(settings: WorkerSettings) -> tuple[str, tuple[str, ...]]:
+def _choose_running(settings: WorkerSettings) -> tuple[Running, tuple[str, ...]]:
     from pipeline.worker import prepare
 
     methods = prepare(settings)
-    return methods.backend, methods.backend_notes
+    return methods.running, methods.backend_notes
 
 
-def choose_backend(settings: WorkerSettings, pool: Pool) -> tuple[str, tuple[str, ...]]:
-    """Find out on a worker's device what its `auto` backend comes to; return the name, and notes that say why."""
-    reference = _choose_backend.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(settings)
+def choose_running(settings: WorkerSettings, pool: Pool) -> tuple[Running, tuple[str, ...]]:
+    """Find out on a worker's device what `auto` comes to; return that, and notes that say why."""
+    reference = _choose_running.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(settings)
     return ray.get(reference)
 
 

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from models.optimisation import Stepwise
 from models.pack import Pack
-from pipeline.batch import BatchResult, Finished, Methods, load_methods, run_batch
+from pipeline.batch import BatchResult, Finished, run_batch
 from pipeline.config import ConfigError
 from pipeline.feed import Chunk, Opened, Ready
 from pipeline.frechet import ShardMoments
 from pipeline.ledger import Attempt, Identity, read_record
 from pipeline.manifest import OK, QUARANTINED, Row, failed_row, to_parquet
+from pipeline.methods import Methods, load_methods
 from pipeline.progress import Counts
 from pipeline.sample import FailedSample, ShardFailure
 from pipeline.settings import ShardResult, WorkerSettings
@@ -52,8 +53,9 @@ def prepare(settings: WorkerSettings) -> Methods:
             editor_settings=settings.editor_settings,
             device=settings.device,
             allow_lpips_download=settings.allow_lpips_download,
-            backend=settings.backend,
-            batch_size=settings.batch_size,
+            running=settings.running,
+            instructions=settings.wish.instructions,
+            part=settings.part,
         )
     except BackendError as error:
         raise ConfigError(f"{error} (machine {socket.gethostname()})") from error
@@ -84,7 +86,7 @@ def edit_shard(
     committed = False
     if not attempt.adopt(identity):
         with files:
-            for batch in _batches(clock, settings.batch_size, files=files, alone=frozenset(attempt.suspects)):
+            for batch in _batches(clock, methods.running.pictures, files=files, alone=frozenset(attempt.suspects)):
                 attempt.mark([ready.sample.index for ready in batch], alone=len(batch) == 1)
                 told = functools.partial(_report_begun, report, opened, files.counts, len(batch))
                 with _steps_told(methods, len(settings.wish.instructions), told):

@@ -76,6 +76,21 @@ def test_auto_takes_what_works_and_says_why(world: World, joined: Mapping[str, s
     assert f"edit: --backend auto takes {used}: " in ended.err
 
 
+def test_a_worker_finds_out_precision_and_batch_size(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
+    out, chosen = tmp_path / "out", ("--precision", "auto", "--batch_size", "auto")
+    ended = run(arguments(world, out, *chosen), env=joined)
+    assert ended.code == 0, ended.err[-3000:]
+    record = json.loads((out / "run.json").read_text())
+    precision, batch = record["precision"]["used"], record["batch_size"]["used"]
+    assert record["precision"]["asked"] == record["batch_size"]["asked"] == "auto"
+    assert precision in ("float32", "bfloat16") and batch in (1, 2, 4, 8, 16)
+    assert f"--precision auto takes {precision}" in ended.err and f"--batch_size auto takes {batch}" in ended.err
+    assert record["backend"]["ran"] == ["torch-cpu" if precision == "float32" else f"torch-cpu {precision}"]
+    again = run(arguments(world, out, *chosen), env=joined)
+    assert again.code == 0 and again.result["shards_this_run"] == 0
+    assert f"--precision auto goes on with {precision}, which made the finished shards" in again.err
+
+
 def test_a_backend_that_cannot_run_here_ends_the_job_with_the_reason(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
     ended = run(arguments(world, tmp_path / "out", "--backend", "tensorrt", "--preview", "2"), env=joined)
     assert ended.code == 2, ended.err[-3000:]

@@ -21,13 +21,14 @@ from models.pack import Pack
 from models.state import GeneratorState
 from pipeline import worker
 from pipeline.align import Aligner
-from pipeline.batch import Finished, Methods, load_methods, run_batch
+from pipeline.batch import Finished, run_batch
 from pipeline.feed import Opened, Ready, read_shard
 from pipeline.ledger import Attempt, read_record
+from pipeline.methods import Methods, load_methods
 from pipeline.progress import Counts
 from pipeline.resume import Output
 from pipeline.sample import FailedSample
-from pipeline.settings import ShardResult, ShardTask, Wish, WorkerSettings
+from pipeline.settings import Running, ShardResult, ShardTask, Wish, WorkerSettings
 from pipeline.storage import Storage
 from pipeline.worker import edit_shard, prepare
 from tests.jobs.world import World, make_world, members
@@ -221,7 +222,7 @@ def test_a_shard_that_is_not_there_is_named(small: World, aligner: Aligner) -> N
 def settings(small: World, out: Path, run_id: str, *, batch_size: int) -> WorkerSettings:
     return WorkerSettings(
         pack=str(small.pack), inverter="e4e", inverter_settings={}, editor="hypereditor", editor_settings={}, device="cpu", threads=1,
-        batch_size=batch_size, backend="eager",
+        part=1.0, running=Running(batch_size=batch_size),
         allow_lpips_download=False, wish=WISH, output=str(out), run_id=run_id, config_hash="c", pack_hash=Pack.load(small.pack).sha256,
     )  # fmt: skip
 

@@ -21,8 +21,9 @@ from models.official_perception import ArcFace
 from models.official_sources import ELSEWHERE, METHODS, ORIGINS
 from models.pack import Pack
 from models.stylegan2 import Generator
-from pipeline.batch import Finished, load_methods, run_batch
+from pipeline.batch import Finished, run_batch
 from pipeline.feed import Ready
+from pipeline.methods import load_methods
 from pipeline.sample import Sample
 from pipeline.settings import Wish
 from tests.commands import Command, Ended

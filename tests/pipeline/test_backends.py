@@ -15,10 +15,11 @@ from pipeline import backends
 from pipeline.backed import BackedEditor, DrawingEditor, covered, on_backend
 from pipeline.backend_names import every_choice, mix, per_graph
 from pipeline.backends import choose
-from pipeline.batch import load_methods
 from pipeline.config import ConfigError, parse_config
 from pipeline.edit import edit
 from pipeline.invert import invert
+from pipeline.methods import load_methods
+from pipeline.settings import Running
 from tests.models.small_pack import write_small_pack
 from tests.trt_engines.conftest import cache  # noqa: F401
 from trt_engines.batching import Padded
@@ -140,11 +141,11 @@ def test_any_mix_of_graphs_makes_the_pictures_of_eager(pack: Pack, wanted: str, 
     aligned = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     made = []
     for name in ("eager", wanted):
-        methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", backend=name, batch_size=2)
+        methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", running=Running(backend=name, batch_size=2))
         inversion = invert(methods.inverter, pack.generator(), aligned)
         assert methods.editor is not None
         made.append(edit(methods.editor, pack.generator(), inversion, instruction=SMILE))
-        assert methods.backend == name
+        assert methods.running.backend == name
     assert methods.names.backend == f"{wanted} on cpu, torch-cpu"
     assert float((made[0] - made[1]).abs().max()) < 1e-4 * float(made[0].abs().max())
 
@@ -175,12 +176,12 @@ def test_a_run_on_onnx_runtime_makes_the_pictures_of_eager(pack: Pack, capsys: p
     latents: dict[str, Tensor] = {}
     aligned = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     for name in ("eager", "onnxruntime"):
-        methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", backend=name, batch_size=3)  # type: ignore[arg-type]
+        methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", running=Running(backend=name, batch_size=3))
         inversion = invert(methods.inverter, pack.generator(), aligned)
         assert methods.editor is not None
         made[name] = edit(methods.editor, pack.generator(), inversion, instruction=SMILE)
         latents[name] = inversion.state.latents_BLD
-        assert methods.names.backend == {"eager": "torch-cpu", "onnxruntime": "onnxruntime-cpu"}[name] and methods.backend == name
+        assert methods.names.backend == {"eager": "torch-cpu", "onnxruntime": "onnxruntime-cpu"}[name] and methods.running.backend == name
     assert torch.allclose(latents["eager"], latents["onnxruntime"], atol=1e-5) and not torch.equal(inversion.made_BCHW, made["eager"])
     assert float((made["eager"] - made["onnxruntime"]).abs().max()) < 1e-4 * float(made["eager"].abs().max())
     assert "WARNING" not in capsys.readouterr().err

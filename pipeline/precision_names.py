@@ -1,0 +1,31 @@
+"""What `--precision` may say, and which methods have to run in full precision. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from models.editor_names import TEXT_OPTIMISERS
+from models.inverter_names import OPTIMISERS
+from pipeline.backend_names import AUTO, EAGER
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+FLOAT32: Precision = "float32"
+GRADIENT_EDITORS = (*TEXT_OPTIMISERS, "stylemc")
+"""Editors that take gradients through the generator."""
+
+
+def needs_float32(*, backend: str, inverter: str, editor: str | None) -> str | None:
+    """Return why a run has to be in float32, if so."""
+    if backend not in (AUTO, EAGER):
+        return f"the graphs of --backend {backend} are float32; leave --backend out, or --precision"
+    for option, name, known in (("inverter", inverter, OPTIMISERS), ("editor", editor, GRADIENT_EDITORS)):
+        if name in known:
+            return f"--{option} {name} takes gradients through the generator; leave --precision out"
+    return None
+
+
+def every_precision() -> Iterator[Precision]:
+    """Yield all that `auto` may have come to."""
+    yield from (name for name in PRECISIONS if name != AUTO)
