@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jsonargparse
+import psutil
 import torch
 import yaml
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.factorised import ratio
-from models import modulated_conv
+from models import modulated_conv, stylegan2
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.inversion import Inversion
@@ -34,10 +34,11 @@ from models.pack import Pack
 from models.refinement import SeparableKernel
 from models.state import AnyOffset, GeneratorState
 from models.stylegan2 import Generator
+from pipeline.batch_probe import resident_peak
 
 FLOORS = Path(__file__).with_name("floors.yaml")
+WHOLE = 1 << 60
 TARGETS = ("a smiling face", "an old face", "a face with glasses", "a face with a hat")
-KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +109,13 @@ def last_parts(net: HyperEditor, features_BCHW: Tensor) -> Iterator[tuple[int, n
 
 @contextmanager
 def grouped() -> Iterator[None]:
-    """Run kernels per sample as one grouped convolution, also on a CPU, where the generator otherwise loops over them."""
-    looped = modulated_conv.convolve_looped
-    modulated_conv.convolve_looped = modulated_conv.convolve_grouped
+    """Run kernels per sample as one grouped convolution over the whole batch, also on a CPU, where the generator otherwise loops."""
+    looped, cached = modulated_conv.convolve_looped, stylegan2.CACHED
+    modulated_conv.convolve_looped, stylegan2.CACHED = modulated_conv.convolve_grouped, WHOLE
     try:
         yield
     finally:
-        modulated_conv.convolve_looped = looped
+        modulated_conv.convolve_looped, stylegan2.CACHED = looped, cached
 
 
 def multiply_adds(run: Callable[[], object]) -> int:
@@ -141,9 +142,7 @@ def peak(form: str, size: int, batch: int) -> int:
 def _peak(form: str, size: int, batch: int) -> int:
     torch.set_num_threads(1)
     step = Step.released(size, batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (step.ours if form == "ours" else step.theirs)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * KIB
+    return max(1, resident_peak(step.ours if form == "ours" else step.theirs) - psutil.Process().memory_info().rss)
 
 
 def whole(pack: Pack, *, batch: int, rounds: int) -> float:

@@ -7,7 +7,7 @@ Source: StyleGAN2; offsets as in HyperStyle eq. 4-5: `theta_hat = theta * (1 + o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 import torch
@@ -21,6 +21,8 @@ from models.state import AnyOffset, GeneratorState, Offsets
 GAIN = math.sqrt(2)
 CLAMP = 256 * GAIN
 """What activations in half precision are clamped to, as in the reference; what the trained generators make stays far below."""
+CACHED = 1 << 22
+"""Values of a layer's activations that a CPU takes at a time: more cost memory, and time once they leave its caches."""
 Noise = Sequence[Tensor | None]
 
 
@@ -207,25 +209,45 @@ class Generator(nn.Module):
         # Channels last: the transposed convolutions are twice as fast on a CPU.
         start = self.input.input if self.conv1.conv.half_weight is None else self.input.input.to(self.conv1.conv.half_weight.dtype)
         x = start.expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        skip: Tensor | None = None
-        modules = iter((self.conv1, *self.convs))
-        projections = iter((self.to_rgb1, *self.to_rgbs))
-        for layer, style_BI in zip(self.layers, styles, strict=True):
-            offset = offsets.get(layer.index)
+        return self._layers(0, x, None, styles, offsets, noises)
+
+    def _layers(
+        self, first: int, x: Tensor, skip: Tensor | None, styles: Sequence[Tensor], offsets: Offsets, noises: Sequence[Tensor]
+    ) -> Tensor:
+        """Run the layers from `first` on; where activations outgrow a processor's caches, a part of the batch after the other."""
+        modules, projections = self._by_layer()
+        for layer in self.layers[first:]:
+            if (part := self._part(layer, x)) < len(x):
+                rows = [slice(start, start + part) for start in range(0, len(x), part)]
+                return torch.cat([self._layers(layer.index, *_taken(one, x, skip, styles, offsets, noises)) for one in rows])
+            style_BI, offset = styles[layer.index], offsets.get(layer.index)
             if layer.kind == "conv":
-                x = next(modules)(x, style_BI, next(noises), offset)
+                number, module = modules[layer.index]
+                x = module(x, style_BI, noises[number], offset)
             else:
-                skip = next(projections)(x, style_BI, skip, offset)
+                skip = projections[layer.index](x, style_BI, skip, offset)
         assert skip is not None
         return skip
 
-    def _noises(self, given: Noise | None) -> Iterator[Tensor]:
+    def _part(self, layer: Layer, x: Tensor) -> int:
+        """Return how many pictures of a batch a layer should take at a time: all with gradients or on a GPU, else what fits into caches."""
+        if torch.is_grad_enabled() or x.device.type != "cpu" or layer.kind == "rgb":
+            return x.shape[0]
+        return max(1, CACHED // (max(layer.in_channels, layer.out_channels) * layer.resolution**2))
+
+    def _by_layer(self) -> tuple[dict[int, tuple[int, StyledConv]], dict[int, ToRGB]]:
+        """Return the convolutions, with their number among them, and the projections by output index."""
+        convs, rgbs = iter(enumerate((self.conv1, *self.convs))), iter((self.to_rgb1, *self.to_rgbs))
+        modules = {layer.index: next(convs) for layer in self.layers if layer.kind == "conv"}
+        return modules, {layer.index: next(rgbs) for layer in self.layers if layer.kind == "rgb"}
+
+    def _noises(self, given: Noise | None) -> list[Tensor]:
         stored = list(self.noises.buffers())
         if given is None:
-            return iter(stored)
+            return stored
         if len(given) != len(stored):
             raise ValueError(f"generator noise: expected {len(stored)} entries, one per convolution, found {len(given)}")
-        return iter([s if g is None else g for s, g in zip(stored, given, strict=True)])
+        return [s if g is None else g for s, g in zip(stored, given, strict=True)]
 
     def _check(self, styles: Sequence[Tensor], offsets: Offsets) -> None:
         widths = [layer.in_channels for layer in self.layers]
@@ -235,3 +257,14 @@ class Generator(nn.Module):
         unknown = [index for index in offsets if not 0 <= index < len(self.layers)]
         if unknown:
             raise ValueError(f"{self.size} px generator: offset {unknown[0]} has no layer; indices run from 0 to {len(self.layers) - 1}")
+
+
+def _taken(
+    rows: slice, x: Tensor, skip: Tensor | None, styles: Sequence[Tensor], offsets: Offsets, noises: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None, list[Tensor], dict[int, AnyOffset], list[Tensor]]:
+    """Return what some pictures of a batch need; what all share stays whole."""
+    return (
+        x[rows], None if skip is None else skip[rows], [style_BI[rows] for style_BI in styles],
+        {index: offset if offset.shape[0] == 1 else offset[rows] for index, offset in offsets.items()},
+        [noise if noise.shape[0] == 1 else noise[rows] for noise in noises],
+    )  # fmt: skip

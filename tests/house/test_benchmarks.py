@@ -8,7 +8,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.editing_step import Step, beyond, grouped, heads, multiplied_out
 from benchmarks.roofline import PEAKS, Peak, counted, peak_of
-from models import modulated_conv
+from models import modulated_conv, stylegan2
 from models.hypereditor import HyperEditor
 from models.stylegan2 import Generator
 
@@ -25,11 +25,12 @@ def step() -> Step:
 
 
 def test_both_forms_make_the_same_pictures_and_leave_the_generator_as_it_was(step: Step) -> None:
-    before = modulated_conv.convolve_looped
+    before, cached = modulated_conv.convolve_looped, stylegan2.CACHED
     ours, theirs = step.ours(), step.theirs()
     assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max() and modulated_conv.convolve_looped is before
     with grouped():
-        assert modulated_conv.convolve_looped is modulated_conv.convolve_grouped
+        assert modulated_conv.convolve_looped is modulated_conv.convolve_grouped and stylegan2.CACHED > 1 << 40
+    assert cached == stylegan2.CACHED
     offsets = multiplied_out(step.net, step.features_BCHW)
     assert {index: tuple(offset.shape[:3]) for index, offset in offsets.items()} == {
         layer.index: (3, layer.out_channels, layer.in_channels) for layer in step.net.tuned

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import modulated_conv
+from models import modulated_conv, stylegan2
 from models.discriminator import Discriminator
 from models.modulated_conv import ModulatedConv, convolve_grouped, convolve_looped
-from models.state import FactorisedOffset, GeneratorState, Offsets
+from models.state import AnyOffset, FactorisedOffset, GeneratorState, Offsets
 from models.stylegan2 import Generator
 
 CHANNELS = {4: 16, 8: 16, 16: 12, 32: 8, 64: 8}
@@ -185,6 +185,34 @@ def test_a_batch_equals_its_single_images(generator: Generator) -> None:
     state = GeneratorState(latents_BLD=latents(3), offsets=offsets(generator, 3, kernel=1))
     singles = torch.cat([generator(state.slice(i, i + 1)) for i in range(3)])
     assert close(generator(state), singles)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cached", [1, 8 * 64**2, 3 * 8 * 64**2])
+@pytest.mark.parametrize("factorised", [True, False])
+def test_parts_of_a_batch_one_after_the_other_make_the_pictures_of_the_whole(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, cached: int, factorised: bool
+) -> None:
+    given: dict[int, AnyOffset] = dict(factors(generator, 5) if factorised else offsets(generator, 5, kernel=3))
+    given[0] = offsets(generator, 1, kernel=1)[0]  # one that the whole batch shares
+    noise = [torch.randn(5 if number % 2 else 1, 1, *stored.shape[2:]) for number, stored in enumerate(generator.noises.buffers())]
+    whole = generator.synthesis(latents(5), given, noise=noise)
+    sizes: list[int] = []
+    last = generator.convs[-1].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    monkeypatch.setattr(stylegan2, "CACHED", cached)
+    parts = generator.synthesis(latents(5), given, noise=noise)
+    last.remove()
+    assert sizes == {1: [1] * 5, 8 * 64**2: [1] * 5, 3 * 8 * 64**2: [3, 2]}[cached]
+    assert close(parts, whole)
+
+
+def test_with_gradients_a_batch_stays_whole(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stylegan2, "CACHED", 1)
+    sizes: list[int] = []
+    last = generator.convs[-1].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    generator.synthesis(latents(3).requires_grad_(True)).sum().backward()
+    last.remove()
+    assert sizes == [3]
 
 
 def test_gradients_reach_latents_and_offsets(generator: Generator) -> None:

@@ -1,0 +1,129 @@
+"""Measure every backend against eager, graph by graph, and what `--backend auto` makes of them. Prints JSON.
+
+python -m benchmarks.backends [--backends '[onnxruntime, compile]'] [--batch 16] [--instructions 1]
+
+`NAME_GRAPH` is eager's time over the backend's, medians of runs that take turns; a backend that cannot run here is said and left out.
+`encoder_hypernetwork` is the same for encoder, trunk and heads together, each by what is fastest here, eager included: what `auto` takes.
+Exit code 1 below a floor of benchmarks/floors.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonargparse
+import torch
+import yaml
+
+from benchmarks.factorised import ratio
+from models.pack import Pack
+from pipeline.backed import covered
+from pipeline.backend_names import COMPILED
+from pipeline.backends import CANDIDATES, WORTH, load_checked
+from trt_engines.graphs import BackendError, Graph, Runner, Tensors
+
+FLOORS = Path(__file__).with_name("floors.yaml")
+BEFORE_THE_GENERATOR = ("encoder", "trunk", "heads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to measure.
+
+    Args:
+        backends: Which; by default those that `--backend auto` tries on the device.
+        batch: Pictures at a time.
+        instructions: Instructions per picture: heads run so many times, the rest of an inversion once.
+        rounds: Runs of each form.
+        threads: Threads of torch.
+        device: cpu or cuda.
+        pack: Pack whose networks run.
+    """
+
+    backends: tuple[str, ...] = ()
+    batch: int = 16
+    instructions: int = 1
+    rounds: int = 9
+    threads: int = 2
+    device: str = "cpu"
+    pack: str = "packs/portraits64"
+
+
+def graphs_of(options: Options) -> dict[str, Graph]:
+    """Return the graphs of an edit with HyperEditor after e4e, by name."""
+    pack = Pack.load(options.pack, device=options.device)
+    return {graph.name: graph for graph in covered(pack.inverter("e4e"), pack.editor("hypereditor"), pack.generator()).graphs}
+
+
+def measured(options: Options) -> dict[str, float]:
+    """Return every figure."""
+    graphs, found = graphs_of(options), dict[str, float]()
+    inputs = {name: graph.example(options.batch, device=options.device) for name, graph in graphs.items()}
+    best: dict[str, tuple[float, Runner]] = {}
+    for backend in options.backends or CANDIDATES[options.device]:
+        for name, graph in graphs.items():
+            start = time.perf_counter()
+            try:
+                runner = load_checked(backend, graph, device=options.device, batch_size=options.batch)
+            except BackendError as error:
+                say(f"{error}")
+                continue
+            speed = compared(graph, runner, inputs[name], options)
+            found[f"{backend}_{name}"], found[f"{backend}_{name}_start_s"] = speed, time.perf_counter() - start
+            say(f"{backend}, {name}: {speed:.2f} times as fast as eager")
+            if speed > max(WORTH, best.get(name, (0.0,))[0]):
+                best[name] = speed, runner
+    found["encoder_hypernetwork"] = together(graphs, {name: runner for name, (_, runner) in best.items()}, inputs, options)
+    return found
+
+
+def compared(graph: Graph, runner: Runner, inputs: Tensors, options: Options) -> float:
+    """Return eager's time over a runner's."""
+    with torch.no_grad():
+        return ratio(lambda: _finished(graph.plain(*inputs)), lambda: _finished(runner(*inputs)), rounds=options.rounds)
+
+
+def together(graphs: Mapping[str, Graph], best: Mapping[str, Runner], inputs: Mapping[str, Tensors], options: Options) -> float:
+    """Return eager's time over that of the best runners for an inversion and the hypernetwork's part of its edits."""
+
+    def run(runners: Mapping[str, Runner]) -> None:
+        for name in BEFORE_THE_GENERATOR:
+            for _ in range(options.instructions if name == "heads" else 1):
+                _finished(runners.get(name, graphs[name].plain)(*inputs[name]))
+
+    with torch.no_grad():
+        return ratio(lambda: run({}), lambda: run(best), rounds=options.rounds)
+
+
+def _finished(made: Tensors) -> None:
+    if made[0].is_cuda:
+        torch.cuda.synchronize()
+
+
+def say(text: str) -> None:
+    """Report progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Measure; return 1 when a figure misses its floor, 2 for a backend that there is not."""
+    options = jsonargparse.auto_cli(Options, as_positional=False)
+    if unknown := [name for name in options.backends if name not in COMPILED]:
+        print(f"backends: --backends {unknown[0]}: expected some of {', '.join(COMPILED)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    found = measured(options)
+    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["backends"]
+    missed = [name for name, floor in floors.items() if options.device == "cpu" and found[name] < floor]
+    rounded = {name: round(value, 3) for name, value in found.items()}
+    print(json.dumps({"benchmark": "backends", "device": options.device, **rounded, "floors": floors, "missed": missed}))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
