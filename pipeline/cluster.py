@@ -34,6 +34,8 @@ class Cluster:
     node_cpus: float
     """Cores of its largest machine."""
     address: str
+    node_bytes: float = math.inf
+    """Memory that Ray gives to work on its smallest machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,20 +117,35 @@ def _measure() -> Cluster:
 
     now = ray.cluster_resources()
     limits = state.get_max_resources_from_cluster_config() or {}
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [resources.get("CPU", 0.0) for resources in alive]
     return Cluster(
         cpus=max(now.get("CPU", 0.0), limits.get("CPU", 0.0)),
         gpus=max(now.get("GPU", 0.0), limits.get("GPU", 0.0)),
         node_cpus=max(nodes, default=1.0),
         address=ray.get_runtime_context().gcs_address,
+        node_bytes=min((resources["memory"] for resources in alive if "memory" in resources), default=math.inf),
     )
 
 
-def plan_pool(config: EditConfig, cluster: Cluster, *, shards: int) -> Pool:
-    """Decide how many workers to hold. Raises ConfigError when more is asked for than the cluster has."""
+def _threads(cluster: Cluster, *, gpus: float, shards: int, worker_bytes: float) -> int:
+    """Return the threads of a worker; of the whole job's shards, so that a job that is resumed has the same."""
+    cores = max(1, int(cluster.node_cpus))
+    if gpus:
+        return min(MAX_DEFAULT_THREADS, cores)
+    fit = cores if not worker_bytes else max(1, int(min(cluster.node_bytes / worker_bytes, cores)))
+    return max(1, min(MAX_DEFAULT_THREADS, cores // max(1, min(fit, shards))))
+
+
+def plan_pool(config: EditConfig, cluster: Cluster, *, shards: int, of: int | None = None, worker_bytes: float = 0.0) -> Pool:
+    """Decide how many workers to hold for `shards` shards, what is left of the `of` of the whole job; one takes about `worker_bytes`.
+
+    Without a GPU a worker has one core, which leaves none idle while another works, or more where memory or shards do not reach for a
+    worker per core. Raises ConfigError when more is asked for than the cluster has.
+    """
     wanted = config.workers
     gpus = wanted.gpus if wanted.gpus is not None else float(config.device != "cpu" and (cluster.gpus > 0 or config.device == "cuda"))
-    threads = wanted.threads or max(1, min(MAX_DEFAULT_THREADS, int(cluster.node_cpus)))
+    threads = wanted.threads or _threads(cluster, gpus=gpus, shards=of or shards, worker_bytes=worker_bytes)
     cpus = 0.0 if gpus else min(threads * CPUS_PER_THREAD, max(cluster.node_cpus - FEED_CPUS, FEED_CPUS))
     fit = int(cluster.gpus / gpus + 1e-6) if gpus else max(1, int(cluster.cpus / threads))
     asked = max(wanted.min, wanted.max or 0)

@@ -49,7 +49,7 @@ class WorkersConfig:
     max: int | None = None
     """Most workers to hold; by default one per GPU, or one per `threads` cores without a GPU."""
     threads: int | None = None
-    """CPU threads of one worker; by default all cores of a machine with up to 4, else 4."""
+    """CPU threads of one worker; by default 1 without a GPU, more (up to 4) where memory or shards do not reach for a worker per core."""
     gpus: float | None = None
     """GPUs of one worker; by default 1 where the cluster has a GPU and 0 otherwise. A fraction shares a card."""
 

@@ -22,6 +22,9 @@ NEEDED = ("generator",)
 NEEDED_FOR_TEXT = ("clip",)
 """What instructions need beside an editor; `attributes` is needed by those that expect some. Scores whose network is missing stay empty."""
 INLINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*->\s*(.+?)\s*(?:@\s*(\S+)\s*)?$", re.DOTALL)
+BASE_BYTES = 1.5e9
+BYTES_PER_PIXEL = 2e3
+"""Of activations in batches of 16 (docs/performance.md)."""
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -38,11 +41,18 @@ class JobPlan:
     pack_url: str
     """The pack as every worker can open it."""
     pack_hash: str
+    pack_bytes: int
+    """What the files of its networks take."""
     registry: str
     """Tracking server or database in which a pack `models:/NAME/VERSION` is looked up."""
     config_hash: str
     asked: Running
     """What `--backend`, `--precision` and `--batch_size` said; `config` has what they came to."""
+
+    @property
+    def worker_bytes(self) -> float:
+        """Return about how much memory a worker on a CPU takes: libraries, the pack's networks twice, activations."""
+        return BASE_BYTES + 2 * self.pack_bytes + BYTES_PER_PIXEL * self.pack.size**2
 
     @property
     def running(self) -> Running:
@@ -82,6 +92,7 @@ def make_plan(config: EditConfig) -> JobPlan:
         pack=info,
         pack_url=pack_url,
         pack_hash=pack_hash,
+        pack_bytes=sum((folder / network.file).stat().st_size for network in info.networks.values()),
         registry=tracking,
         config_hash=config_hash(config, [instruction.content() for instruction in instructions]),
         asked=running(config),

@@ -115,7 +115,7 @@ def _chosen(plan: JobPlan, output: Output, *, shards: int) -> JobPlan:
     from pipeline.stream import choose_running
 
     try:
-        pool = plan_pool(plan.config, connect(), shards=shards)
+        pool = plan_pool(plan.config, connect(), shards=shards, of=len(plan.shards), worker_bytes=plan.worker_bytes)
         chosen, notes = choose_running(_settings(plan, output, pool), pool)
     except BaseException:
         disconnect()
@@ -171,7 +171,7 @@ def _edit(plan: JobPlan, output: Output, shards: Sequence[Shard], *, outcome: Ou
 
     cluster = connect()
     try:
-        pool = plan_pool(plan.config, cluster, shards=len(shards))
+        pool = plan_pool(plan.config, cluster, shards=len(shards), of=len(plan.shards), worker_bytes=plan.worker_bytes)
         say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}")
         outcome.workers = {**dataclasses.asdict(pool), "address": cluster.address}
         left: Sequence[Shard] = shards

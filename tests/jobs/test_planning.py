@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,12 +136,20 @@ def config(**workers: float | int | None) -> EditConfig:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "shards", "workers", "threads"), [(1, 9, 1, 1), (2, 9, 1, 2), (4, 9, 1, 4), (16, 9, 4, 4), (64, 9, 9, 4), (2, 1, 1, 2)]
+    ("cpus", "shards", "workers", "threads"),
+    [(1, 9, 1, 1), (2, 9, 2, 1), (4, 9, 4, 1), (16, 9, 9, 1), (64, 9, 9, 4), (2, 1, 1, 2), (8, 3, 3, 2)],
 )
 def test_cores_decide_the_workers_where_there_is_no_gpu(cpus: int, shards: int, workers: int, threads: int) -> None:
     pool = plan_pool(config(), cluster(cpus), shards=shards)
     assert (pool.max_workers, pool.threads, pool.gpus, pool.device) == (workers, threads, 0, "cpu")
     assert pool.max_workers * (pool.cpus + FEED_CPUS) <= cpus, "a feed would wait for ever"
+
+
+def test_memory_and_the_shards_of_the_whole_job_decide_the_threads() -> None:
+    small = replace(cluster(8), node_bytes=10e9)
+    assert [plan_pool(config(), small, shards=99, worker_bytes=size).threads for size in (1e9, 3e9, 6e9, 40e9)] == [1, 2, 4, 4]
+    assert plan_pool(config(), cluster(4), shards=1, of=9).threads == plan_pool(config(), cluster(4), shards=9).threads == 1
+    assert plan_pool(config(threads=2), cluster(4), shards=9).threads == 2
 
 
 def test_gpus_decide_the_workers_where_there_are_some() -> None:
