@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHON
 
-.PHONY: help setup demo test test-long check bench bench-gpu train-smoke pack lock clean
+.PHONY: help setup demo test test-long check bench bench-quick bench-gpu train-smoke pack lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,8 +31,16 @@ bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
 	@$(PY) -m benchmarks.render
 	@$(PY) -m benchmarks.factorised
 	@$(PY) -m benchmarks.editing_step
+	@$(PY) -m benchmarks.backends
+	@$(PY) -m benchmarks.pipeline
 	@$(PY) -m benchmarks.train_data
 	@$(PY) -m benchmarks.train_workers
+
+bench-quick: setup ## check in a few minutes the floors that a change of an edit can miss
+	@$(PY) -m benchmarks.factorised --layers '[8]' --batches '[4]'
+	@$(PY) -m benchmarks.editing_step --sizes '[256]' --batches '[8]'
+	@$(PY) -m benchmarks.backends
+	@$(PY) -m benchmarks.pipeline --count 80 --rounds 3 --memory '[]'
 
 bench-gpu: setup ## measure inversion and edit on a CUDA device, against the released form and its roofline
 	@$(PY) -m benchmarks.gpu $(GPU)

@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,7 @@ import yaml
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.factorised import ratio
-from models import modulated_conv, stylegan2
+from benchmarks.factorised import grouped, ratio
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
 from models.inversion import Inversion
@@ -37,7 +35,6 @@ from models.stylegan2 import Generator
 from pipeline.batch_probe import resident_peak
 
 FLOORS = Path(__file__).with_name("floors.yaml")
-WHOLE = 1 << 60
 TARGETS = ("a smiling face", "an old face", "a face with glasses", "a face with a hat")
 
 
@@ -53,7 +50,7 @@ class Options:
         pack: Pack whose networks the whole edit is measured with.
     """
 
-    sizes: tuple[int, ...] = (64, 256)
+    sizes: tuple[int, ...] = (64, 256, 1024)
     batches: tuple[int, ...] = (1, 4, 8)
     rounds: int = 5
     threads: int = 2
@@ -105,17 +102,6 @@ def last_parts(net: HyperEditor, features_BCHW: Tensor) -> Iterator[tuple[int, n
     for layer in net.tuned:
         head = net.head(layer.index)
         yield layer.index, head.output[0], head.convs(features_BCHW).flatten(1)
-
-
-@contextmanager
-def grouped() -> Iterator[None]:
-    """Run kernels per sample as one grouped convolution over the whole batch, also on a CPU, where the generator otherwise loops."""
-    looped, cached = modulated_conv.convolve_looped, stylegan2.CACHED
-    modulated_conv.convolve_looped, stylegan2.CACHED = modulated_conv.convolve_grouped, WHOLE
-    try:
-        yield
-    finally:
-        modulated_conv.convolve_looped, stylegan2.CACHED = looped, cached
 
 
 def multiply_adds(run: Callable[[], object]) -> int:

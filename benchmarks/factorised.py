@@ -1,10 +1,12 @@
 """Measure factorised weight offsets against kernels per sample: single convolutions, and a whole editing generator. Prints JSON.
 
-python -m benchmarks.factorised [--rounds 7] [--batch 4]
+python -m benchmarks.factorised [--rounds 7] [--batch 4] [--layers '[8, 16, 32, 64]'] [--batches '[1, 4, 8]']
 
-Every figure is a ratio of medians, dense time over factorised time, of runs that take turns in one process. `layer_*` are convolutions of
-the released width (512 channels) at several sizes, run factorised whatever the generator would choose; `edit_64` is the pack's generator
-under HyperEditor's offsets, which chooses for each layer; `step_64` the same with gradients, as in training. Exit code 1 below a floor.
+Every figure is a ratio of medians of runs that take turns in one process. `layer_SIZE_xBATCH` and `up_SIZE_xBATCH` are convolutions of the
+released width (512 channels), plain and upsampling: kernels per sample in one grouped convolution, as in the released code, over factorised
+offsets, run so whatever the generator would choose; `dense_SIZE_xBATCH` the same grouped form over the generator's own for offsets that do
+not factorise, such as HyperStyle's. `edit_64` is the pack's generator under HyperEditor's offsets multiplied out, over factorised, which
+chooses for each layer; `step_64` the same with gradients, as in training. Exit code 1 below a floor.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jsonargparse
@@ -22,14 +26,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from models import modulated_conv
+from models import modulated_conv, stylegan2
 from models.hypereditor import HyperEditor
 from models.modulated_conv import Layer, ModulatedConv
 from models.pack import Pack
-from models.state import FactorisedOffset, dense
+from models.state import AnyOffset, FactorisedOffset, dense
 
 FLOORS = Path(__file__).with_name("floors.yaml")
-CHANNELS, SIZES = 512, (8, 16, 32)
+CHANNELS = 512
+WHOLE = 1 << 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +43,17 @@ class Options:
 
     Args:
         rounds: Runs of each form.
-        batch: Samples.
+        batch: Samples of the pack's generator.
+        layers: Sizes of the single convolutions.
+        batches: Samples of the single convolutions.
         threads: Threads of torch.
         pack: Pack whose generator and HyperEditor are run.
     """
 
     rounds: int = 7
     batch: int = 4
+    layers: tuple[int, ...] = (8, 16, 32, 64)
+    batches: tuple[int, ...] = (1, 4, 8)
     threads: int = 2
     pack: str = "packs/portraits64"
 
@@ -62,15 +71,52 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def layer(size: int, *, batch: int, rounds: int) -> float:
-    """Return the ratio for one 3x3 convolution of 512 channels."""
-    shape = {"index": 0, "kind": "conv", "kernel": 3, "latent": 0, "upsample": False}
-    conv = ModulatedConv(Layer(in_channels=CHANNELS, out_channels=CHANNELS, resolution=size, **shape), CHANNELS)  # type: ignore[arg-type]
-    x, style = torch.randn(batch, CHANNELS, size, size), torch.randn(batch, CHANNELS)
+def layer(size: int, *, batch: int, rounds: int) -> dict[str, float]:
+    """Return the ratios for 3x3 convolutions of 512 channels."""
+    found = {}
     offset = FactorisedOffset(
         out_BO=torch.randn(batch, CHANNELS) * 0.1, in_BI=torch.randn(batch, CHANNELS), shared_OI=torch.randn(CHANNELS, CHANNELS) * 0.1
     )
-    return ratio(lambda: conv(x, style, offset.dense()), lambda: conv(x, style, offset), rounds=rounds)
+    for name, up in (("layer", False), ("up", True)):
+        shape = {"index": 0, "kind": "conv", "kernel": 3, "latent": 0, "upsample": up}
+        conv = ModulatedConv(Layer(in_channels=CHANNELS, out_channels=CHANNELS, resolution=size, **shape), CHANNELS)  # type: ignore[arg-type]
+        side = size // 2 if up else size
+        x = torch.randn(batch, CHANNELS, side, side).contiguous(memory_format=torch.channels_last)
+        style, multiplied = torch.randn(batch, CHANNELS), offset.dense()
+
+        def released(conv: ModulatedConv = conv, x: Tensor = x, style: Tensor = style, multiplied: Tensor = multiplied) -> None:
+            with grouped():
+                conv(x, style, multiplied)
+
+        def ours(offset: AnyOffset, conv: ModulatedConv = conv, x: Tensor = x, style: Tensor = style) -> None:
+            with always_factorised():
+                conv(x, style, offset)
+
+        found[f"{name}_{size}_x{batch}"] = ratio(released, partial(ours, offset), rounds=rounds)
+        if not up:
+            found[f"dense_{size}_x{batch}"] = ratio(released, partial(ours, multiplied), rounds=rounds)
+    return found
+
+
+@contextmanager
+def grouped() -> Iterator[None]:
+    """Run kernels per sample as one grouped convolution over the whole batch, also on a CPU, where the generator otherwise loops."""
+    looped, cached = modulated_conv.convolve_looped, stylegan2.CACHED
+    modulated_conv.convolve_looped, stylegan2.CACHED = modulated_conv.convolve_grouped, WHOLE
+    try:
+        yield
+    finally:
+        modulated_conv.convolve_looped, stylegan2.CACHED = looped, cached
+
+
+@contextmanager
+def always_factorised() -> Iterator[None]:
+    """Run factorised offsets without kernels per sample at every size, to show where that pays."""
+    heavy, modulated_conv.HEAVY_KERNELS = modulated_conv.HEAVY_KERNELS, 0
+    try:
+        yield
+    finally:
+        modulated_conv.HEAVY_KERNELS = heavy
 
 
 def end_to_end(pack: Pack, *, batch: int, rounds: int) -> dict[str, float]:
@@ -101,10 +147,12 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     found = end_to_end(Pack.load(options.pack), batch=options.batch, rounds=options.rounds)
-    modulated_conv.HEAVY_KERNELS = 0  # factorised at every size, to show where that pays
-    found |= {f"layer_{size}": layer(size, batch=options.batch, rounds=options.rounds) for size in SIZES}
+    for size in options.layers:
+        for batch in options.batches:
+            found |= layer(size, batch=batch, rounds=options.rounds)
+            print(f"{size} pixels, {batch} samples: done", file=sys.stderr, flush=True)
     floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["factorised"]
-    below = [name for name, floor in floors.items() if found[name] < floor]
+    below = [name for name, floor in floors.items() if name in found and found[name] < floor]
     rounded = {name: round(value, 2) for name, value in found.items()}
     print(json.dumps({"benchmark": "factorised", "batch": options.batch, **rounded, "floors": floors, "below_floor": below}))
     return 1 if below else 0

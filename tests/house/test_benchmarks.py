@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.editing_step import Step, beyond, grouped, heads, multiplied_out
+from benchmarks.editing_step import Step, beyond, heads, multiplied_out
+from benchmarks.factorised import always_factorised, grouped, layer
 from benchmarks.roofline import PEAKS, Peak, counted, peak_of
 from models import modulated_conv, stylegan2
 from models.hypereditor import HyperEditor
@@ -35,6 +36,15 @@ def test_both_forms_make_the_same_pictures_and_leave_the_generator_as_it_was(ste
     assert {index: tuple(offset.shape[:3]) for index, offset in offsets.items()} == {
         layer.index: (3, layer.out_channels, layer.in_channels) for layer in step.net.tuned
     }
+
+
+def test_single_convolutions_are_measured_in_every_form_and_settings_come_back() -> None:
+    heavy = modulated_conv.HEAVY_KERNELS
+    found = layer(8, batch=2, rounds=1)
+    assert set(found) == {"layer_8_x2", "up_8_x2", "dense_8_x2"} and all(value > 0 for value in found.values())
+    with always_factorised():
+        assert modulated_conv.HEAVY_KERNELS == 0
+    assert heavy == modulated_conv.HEAVY_KERNELS > 0
 
 
 @torch.no_grad()
