@@ -13,8 +13,10 @@ from training.edits import Judges, measure
 NAME = "strengths"
 STRENGTHS = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.4)
 PICTURES = 150
-TOLERANCE = 0.01
-"""By how much less than the best a weaker strength may reach and still be chosen: what it leaves alone is worth it."""
+ROUNDING = 1e-9
+TOLERANCE, STYLE_TOLERANCE = 0.01, 0.05
+"""By how much less than the best a weaker strength may reach and still be chosen: what it leaves alone is worth it. More for styles, whose
+criterion does not see the person, which they change twice as fast as they gain success."""
 Say = Callable[[str], None]
 Numbers = dict[str, float]
 
@@ -37,7 +39,9 @@ def choose(
     found: dict[str, object] = {}
     for instruction in instructions:
         figures = {strength: by_name[instruction.name] for strength, by_name in tried.items()}
-        best = weakest_good({strength: numbers[criterion(numbers)] for strength, numbers in figures.items()})
+        style = any(numbers["style"] > 0.5 for numbers in figures.values())
+        reached = {strength: numbers[criterion(numbers)] for strength, numbers in figures.items()}
+        best = weakest_good(reached, tolerance=STYLE_TOLERANCE if style else TOLERANCE)
         wanted = ("success", "same_person", "success_same_person", "identity", "collateral")
         rows = {f"{strength:g}": {name: round(numbers[name], 4) for name in wanted} for strength, numbers in figures.items()}
         found[instruction.name] = {"strength": best, "validation": rows}
@@ -57,7 +61,7 @@ def criterion(numbers: Numbers) -> str:
     return "success" if numbers["style"] > 0.5 else "success_same_person"
 
 
-def weakest_good(reached: dict[float, float]) -> float:
+def weakest_good(reached: dict[float, float], *, tolerance: float = TOLERANCE) -> float:
     """Return the smallest strength that reaches as much as the best one, within the tolerance."""
     most = max(reached.values())
-    return min(strength for strength, value in reached.items() if value >= most - TOLERANCE)
+    return min(strength for strength, value in reached.items() if value >= most - tolerance - ROUNDING)

@@ -21,6 +21,7 @@ SKETCH = Instruction(name="sketch", source="a photo of a face", target="a pencil
 def test_the_weakest_of_the_good_ones_is_chosen() -> None:
     assert strengths.weakest_good({0.5: 0.2, 1.0: 0.895, 1.5: 0.9, 2.0: 0.4}) == 1.0
     assert strengths.weakest_good({0.5: 0.2, 1.0: 0.8, 1.5: 0.9}) == 1.5
+    assert strengths.weakest_good({0.85: 0.9, 1.0: 0.95, 1.5: 1.0}, tolerance=strengths.STYLE_TOLERANCE) == 1.0
 
 
 def test_styles_are_judged_by_success_alone() -> None:
@@ -40,4 +41,8 @@ def test_the_figures_are_those_of_the_edits_at_each_strength(monkeypatch: pytest
     beard = found["beard"]
     assert isinstance(beard, dict) and beard["strength"] == 1.0 and list(beard["validation"]) == ["0.1", "1"]
     assert beard["validation"]["1"]["success"] > 0.7 > beard["validation"]["0.1"]["success"]
+    sketch = found["sketch"]
+    assert isinstance(sketch, dict)
+    reached = {float(name): numbers["success"] for name, numbers in sketch["validation"].items()}
+    assert sketch["strength"] == strengths.weakest_good(reached, tolerance=strengths.STYLE_TOLERANCE)
     assert set(seeds) == {strengths.VALIDATION + 7} and any(line.startswith("sketch: ") for line in said)
