@@ -192,12 +192,12 @@ def _edit(plan: JobPlan, output: Output, shards: Sequence[Shard], *, outcome: Ou
 
 def _conclude(plan: JobPlan, output: Output, outcome: Outcome) -> Scores:
     """Write the record and the report that an earlier run, which did all shards, did not come to write."""
-    from pipeline.report import write_report
+    from pipeline.documents import write_documents
 
     output.finish()
     scores = mean_scores(output.storage)
     write_record(plan, output.storage, outcome, scores=scores)
-    write_report(plan.output)
+    write_documents(plan.output)
     return scores
 
 

@@ -252,9 +252,9 @@ def choose_running(settings: WorkerSettings, pool: Pool) -> tuple[Running, tuple
 
 @ray.remote(num_cpus=FEED_CPUS, max_retries=1)
 def _report(output: str) -> str:
-    from pipeline.report import write_report
+    from pipeline.documents import write_documents
 
-    return write_report(output)
+    return write_documents(output)
 
 
 def report_remotely(output: str) -> str:
