@@ -128,7 +128,8 @@ def peak(form: str, size: int, batch: int) -> int:
 def _peak(form: str, size: int, batch: int) -> int:
     torch.set_num_threads(1)
     step = Step.released(size, batch)
-    return max(1, resident_peak(step.ours if form == "ours" else step.theirs) - psutil.Process().memory_info().rss)
+    before = psutil.Process().memory_info().rss
+    return max(1, resident_peak(step.ours if form == "ours" else step.theirs) - before)
 
 
 def whole(pack: Pack, *, batch: int, rounds: int) -> float:

@@ -113,5 +113,6 @@ class ClipModel(nn.Module):
         for text in texts:
             if text not in self._texts:
                 self.tokens(text)
-                self._texts[text] = self.embed_tokens(self.tokenize([template.format(text) for template in self.templates])).mean(0)
+                with torch.autocast(self.mean.device.type, enabled=False):  # kept for all: whoever asks first must not round them
+                    self._texts[text] = self.embed_tokens(self.tokenize([template.format(text) for template in self.templates])).mean(0)
         return torch.stack([self._texts[text] for text in texts]).to(self.mean.device)

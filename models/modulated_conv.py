@@ -180,7 +180,8 @@ class ModulatedConv(nn.Module):
         style, inner, outer = style_BI.square(), offset.in_BI, offset.out_BO
         fixed = style @ (norms_OI * factor_OI.square()).T
         mixed = (style * inner) @ (norms_OI * factor_OI).T
-        return fixed + 2 * outer * mixed + outer.square() * ((style * inner.square()) @ norms_OI.T)
+        # A sum of squares in three parts that may cancel: rounding can leave less than nothing.
+        return (fixed + 2 * outer * mixed + outer.square() * ((style * inner.square()) @ norms_OI.T)).clamp_min(0)
 
     def _check(self, offset: AnyOffset, *, batch: int) -> None:
         want = (self.layer.out_channels, self.layer.in_channels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Self
 
 import torch
@@ -194,7 +195,14 @@ class Generator(nn.Module):
             expected = f"(B, {self.n_latents} or {len(self.layers)}, {self.style_dim})"
             raise ValueError(f"{self.size} px generator: latents must have shape {expected}, found {tuple(latents_BLD.shape)}")
         slots = [layer.latent if each == self.n_latents else layer.index for layer in self.layers]
-        return [conv.modulation(latents_BLD[:, slot]) for conv, slot in zip(self.convolutions(), slots, strict=True)]
+        if self.conv1.conv.half_weight is not None:
+            latents_BLD = latents_BLD.to(self.conv1.conv.weight.dtype)
+        with self._own_precision():
+            return [conv.modulation(latents_BLD[:, slot]) for conv, slot in zip(self.convolutions(), slots, strict=True)]
+
+    def _own_precision(self) -> AbstractContextManager[object]:
+        """Return a context that keeps autocast out of a halved generator, which knows better what may be rounded."""
+        return nullcontext() if self.conv1.conv.half_weight is None else torch.autocast(self.input.input.device.type, enabled=False)
 
     def convolutions(self) -> list[ModulatedConv]:
         """Return the modulated convolutions in output order; the offset of output index i applies to the weight of the i-th."""
@@ -209,7 +217,8 @@ class Generator(nn.Module):
         # Channels last: the transposed convolutions are twice as fast on a CPU.
         start = self.input.input if self.conv1.conv.half_weight is None else self.input.input.to(self.conv1.conv.half_weight.dtype)
         x = start.expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        return self._layers(0, x, None, styles, offsets, noises)
+        with self._own_precision():
+            return self._layers(0, x, None, styles, offsets, noises)
 
     def _layers(
         self, first: int, x: Tensor, skip: Tensor | None, styles: Sequence[Tensor], offsets: Offsets, noises: Sequence[Tensor]
@@ -264,7 +273,7 @@ def _taken(
 ) -> tuple[Tensor, Tensor | None, list[Tensor], dict[int, AnyOffset], list[Tensor]]:
     """Return what some pictures of a batch need; what all share stays whole."""
     return (
-        x[rows], None if skip is None else skip[rows], [style_BI[rows] for style_BI in styles],
+        x[rows], None if skip is None else skip[rows], [style_BI if style_BI.shape[0] == 1 else style_BI[rows] for style_BI in styles],
         {index: offset if offset.shape[0] == 1 else offset[rows] for index, offset in offsets.items()},
         [noise if noise.shape[0] == 1 else noise[rows] for noise in noises],
     )  # fmt: skip

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 AUTO, EAGER = "auto", "eager"
 COMPILED = ("compile", "onnxruntime", "tensorrt")
@@ -37,10 +36,11 @@ def mix(chosen: Mapping[str, str]) -> str:
     return ",".join(f"{graph}={chosen[graph]}" for graph in GRAPHS if graph in chosen) or EAGER
 
 
-def every_choice() -> Iterator[str]:
-    """Yield all that `auto` may have come to, and the plain names."""
-    yield from (EAGER, *COMPILED)
-    for names in itertools.product((EAGER, *COMPILED), repeat=len(GRAPHS)):
-        chosen = {graph: name for graph, name in zip(GRAPHS, names, strict=True) if name != EAGER}
-        if chosen:
-            yield mix(chosen)
+def canonical(text: str) -> str:
+    """Return the one spelling of what a text means, so that equal backends have equal hashes; `auto` and what is wrong stay as they are."""
+    try:
+        chosen = per_graph(text)
+    except ValueError:
+        return text
+    names = set(chosen.values())
+    return names.pop() if len(chosen) == len(GRAPHS) and len(names) == 1 else mix(chosen)

@@ -53,8 +53,10 @@ def choose(wanted: str, graphs: Sequence[Graph], *, device: str, batch_size: int
     except ValueError as error:
         raise BackendError(f"--backend {wanted}: {error}") from None
     asked = [(graph, names[graph.name]) for graph in graphs if graph.name in names]
+    absent = [name for name in names if "=" in wanted and name not in {graph.name for graph in graphs}]
+    notes = (f"--backend {wanted}: this run has no graph for {', '.join(absent)}, which is said for nothing",) if absent else ()
     runners: dict[str, Runner] = {graph.name: load_checked(name, graph, device=device, batch_size=batch_size) for graph, name in asked}
-    return Choice(name=wanted if runners else EAGER, runners=runners)
+    return Choice(name=wanted if runners else EAGER, runners=runners, notes=notes)
 
 
 def _fastest(graphs: Sequence[Graph], *, device: str, batch_size: int) -> Choice:

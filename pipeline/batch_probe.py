@@ -29,8 +29,12 @@ def fitting_batch(run: Callable[[int], object], *, device: str, part: float) -> 
     `part` is the share of the device that this worker may take: 0.5 where two of them share it.
     """
     peak_bytes = cuda_peak if device != "cpu" else resident_peak
-    run(LARGE)  # what is allocated once is no part of a picture
-    small, large = peak_bytes(lambda: run(SMALL)), peak_bytes(lambda: run(LARGE))
+    try:
+        run(SMALL)  # what is allocated once is no part of a picture
+        small, large = peak_bytes(lambda: run(SMALL)), peak_bytes(lambda: run(LARGE))
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return 1
     each = max((large - small) / (LARGE - SMALL), 1.0)
     room = SHARE * part * memory_bytes(device) - (small - each)
     fits = max(1, int(room / each))

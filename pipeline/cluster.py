@@ -128,13 +128,21 @@ def _measure() -> Cluster:
     )
 
 
-def _threads(cluster: Cluster, *, gpus: float, shards: int, worker_bytes: float) -> int:
-    """Return the threads of a worker; of the whole job's shards, so that a job that is resumed has the same."""
+def _threads(cluster: Cluster, *, gpus: float, shards: int, most: int | None, worker_bytes: float) -> int:
+    """Return the threads of a worker: one, or more where machines have cores left for as many workers as memory, shards or user allow."""
     cores = max(1, int(cluster.node_cpus))
     if gpus:
         return min(MAX_DEFAULT_THREADS, cores)
-    fit = cores if not worker_bytes else max(1, int(min(cluster.node_bytes / worker_bytes, cores)))
-    return max(1, min(MAX_DEFAULT_THREADS, cores // max(1, min(fit, shards))))
+    part = cluster.node_cpus / max(cluster.cpus, cluster.node_cpus)  # of the job that one machine does
+    workers = [math.ceil(shards * part), _room(cluster, worker_bytes), *([math.ceil(most * part)] if most else [])]
+    return max(1, min(MAX_DEFAULT_THREADS, cores // max(1, min(workers))))
+
+
+def _room(cluster: Cluster, worker_bytes: float) -> int:
+    """Return how many workers the memory of one machine holds."""
+    if not worker_bytes or not math.isfinite(cluster.node_bytes):
+        return max(1, int(cluster.cpus))
+    return max(1, int(cluster.node_bytes / worker_bytes))
 
 
 def plan_pool(config: EditConfig, cluster: Cluster, *, shards: int, of: int | None = None, worker_bytes: float = 0.0) -> Pool:
@@ -145,9 +153,10 @@ def plan_pool(config: EditConfig, cluster: Cluster, *, shards: int, of: int | No
     """
     wanted = config.workers
     gpus = wanted.gpus if wanted.gpus is not None else float(config.device != "cpu" and (cluster.gpus > 0 or config.device == "cuda"))
-    threads = wanted.threads or _threads(cluster, gpus=gpus, shards=of or shards, worker_bytes=worker_bytes)
+    threads = wanted.threads or _threads(cluster, gpus=gpus, shards=of or shards, most=wanted.max, worker_bytes=worker_bytes)
     cpus = 0.0 if gpus else min(threads * CPUS_PER_THREAD, max(cluster.node_cpus - FEED_CPUS, FEED_CPUS))
-    fit = int(cluster.gpus / gpus + 1e-6) if gpus else max(1, int(cluster.cpus / threads))
+    machines = max(1, round(cluster.cpus / max(cluster.node_cpus, 1.0)))
+    fit = int(cluster.gpus / gpus + 1e-6) if gpus else max(1, min(int(cluster.cpus / threads), machines * _room(cluster, worker_bytes)))
     asked = max(wanted.min, wanted.max or 0)
     if gpus and asked * gpus > cluster.gpus or gpus > cluster.gpus:
         raise ConfigError(

@@ -17,7 +17,7 @@ from typing import Literal
 
 import jsonargparse
 
-from pipeline.backend_names import AUTO, BACKENDS, EAGER, per_graph
+from pipeline.backend_names import AUTO, BACKENDS, EAGER, canonical, per_graph
 from pipeline.images import Limits
 from pipeline.precision_names import FLOAT32, Precision, needs_float32
 
@@ -123,6 +123,7 @@ class EditConfig:
         if self.batch_size != AUTO:
             _at_least("batch_size", int(self.batch_size), 1)
         _at_least("preview", self.preview, 0)
+        object.__setattr__(self, "backend", canonical(self.backend))
         _check_backend(self.backend)
         _check_precision(self)
         _at_least("workers.min", self.workers.min, 1)

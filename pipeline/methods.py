@@ -19,7 +19,7 @@ from pipeline.batch_probe import fitting_batch
 from pipeline.edit import edit
 from pipeline.invert import invert
 from pipeline.manifest import Method
-from pipeline.precision import best, in_precision
+from pipeline.precision import best, check, in_precision
 from pipeline.precision_names import FLOAT32, Precision, needs_float32
 from pipeline.score import Scorer
 from pipeline.settings import Running
@@ -58,7 +58,7 @@ def load_methods(
     precision = _precision(running, inverter=inverter, editor=editor, device=device)
     plain = pack.inverter(inverter, inverter_settings), pack.editor(editor, editor_settings) if editor is not None else None
     for method in plain:
-        _lay_out(method)
+        lay_out(method)
     inverting, editing = in_precision(pack, *plain, precision=precision, device=device)
     batch_size = running.batch_size
     if batch_size == AUTO:
@@ -74,15 +74,18 @@ def load_methods(
     )  # fmt: skip
 
 
-def _lay_out(method: object) -> None:
+def lay_out(method: object) -> None:
     """Put the convolutions of a method's own networks into the layout that GPUs multiply fastest; the generator chooses for itself."""
-    for value in vars(method).values() if method is not None else ():
-        if isinstance(value, nn.Module) and not isinstance(value, Generator):
+    for value in vars(method).values() if hasattr(method, "__dict__") else ():
+        if hasattr(value, "invert"):
+            lay_out(value)
+        elif isinstance(value, nn.Module) and not isinstance(value, Generator):
             value.to(memory_format=torch.channels_last)
 
 
 def _precision(running: Running, *, inverter: str, editor: str | None, device: str) -> Precision:
     if running.precision != AUTO:
+        check(running.precision, device=device)
         return running.precision
     return FLOAT32 if needs_float32(backend=running.backend, inverter=inverter, editor=editor) else best(device)
 

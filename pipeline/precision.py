@@ -17,15 +17,24 @@ from models.inverters import Inverter
 from models.pack import Pack
 from models.state import AnyOffset, FactorisedOffset, GeneratorState
 from pipeline.precision_names import FLOAT32, Precision
+from trt_engines.graphs import BackendError
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def best(device: str) -> Precision:
-    """Return the precision that is fastest on a device: bfloat16 where it multiplies matrices, else float16 on a GPU, float32 on a CPU."""
-    if device != "cpu":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else FLOAT32
+    """Return the precision that a device multiplies matrices fastest in: bfloat16, else float16 on GPUs from Volta on, else float32."""
+    if device == "cpu":
+        return "bfloat16" if torch.cpu._is_amx_tile_supported() else FLOAT32
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float16" if torch.cuda.get_device_capability() >= (7, 0) else FLOAT32
+
+
+def check(precision: str, *, device: str) -> None:
+    """Raise BackendError where a GPU cannot compute in a precision that was asked for."""
+    if precision == "bfloat16" and device != "cpu" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise BackendError(f"--precision bfloat16: {torch.cuda.get_device_name()} does not compute in it; take float16, float32 or auto")
 
 
 class HalfInverter:

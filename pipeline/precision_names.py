@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 from models.editor_names import TEXT_OPTIMISERS
 from models.inverter_names import OPTIMISERS
 from pipeline.backend_names import AUTO, EAGER
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLOAT32: Precision = "float32"
 GRADIENT_EDITORS = (*TEXT_OPTIMISERS, "stylemc")
 """Editors that take gradients through the generator."""
@@ -24,8 +22,3 @@ def needs_float32(*, backend: str, inverter: str, editor: str | None) -> str | N
         if name in known:
             return f"--{option} {name} takes gradients through the generator; leave --precision out"
     return None
-
-
-def every_precision() -> Iterator[Precision]:
-    """Yield all that `auto` may have come to."""
-    yield from (name for name in PRECISIONS if name != AUTO)

@@ -28,6 +28,8 @@ class Outcome:
     results: list[ShardResult] = field(default_factory=list)
     seconds: float = 0.0
     workers: dict[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Why `auto` came to what it came to."""
 
     def timings(self) -> dict[str, object]:
         """Return how fast this run was, without what earlier runs of this output did."""
@@ -83,7 +85,7 @@ def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: S
 def _backend(plan: JobPlan, outcome: Outcome) -> dict[str, object]:
     """Return what was asked for, what it came to, and what ran, as the manifests say it; notes say what is not as asked."""
     ran = sorted({result.backend for result in outcome.results if result.backend})
-    notes = sorted({note for result in outcome.results for note in result.backend_notes})
+    notes = [*outcome.notes, *sorted({note for result in outcome.results for note in result.backend_notes} - set(outcome.notes))]
     return {"asked": plan.asked.backend, "used": plan.config.backend, "ran": ran, "notes": notes}
 
 

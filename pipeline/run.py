@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import sys
 import time
@@ -12,16 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pipeline.backend_names import AUTO, every_choice
+from pipeline.backend_names import AUTO
 from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
-from pipeline.ledger import read_record
+from pipeline.kept_running import Kept, keep, read_kept
 from pipeline.lock import WORK
 from pipeline.plan import JobPlan
-from pipeline.precision_names import every_precision
 from pipeline.progress import ProgressDisplay
 from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
-from pipeline.resume import Output, ResumePlan, finished_shards, open_output, plan_resume
+from pipeline.resume import Output, ResumePlan, open_output, plan_resume
 from pipeline.settings import Wish, WorkerSettings
 from pipeline.shards import Shard
 from pipeline.storage import Storage
@@ -71,7 +69,7 @@ def run_job(plan: JobPlan) -> dict[str, object]:
         resume = _resume(plan, storage)
         _announce(plan, resume)
         if resume.todo and plan.running.open:
-            plan = _chosen(plan, output, shards=len(resume.todo))
+            plan = _chosen(plan, output, shards=len(resume.todo), outcome=outcome)
         report = storage.url_of("report.html")
         run_id: str | None = None
         if not resume.todo and storage.exists("run.json") and storage.exists("report.html"):
@@ -93,24 +91,24 @@ def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
 
 
 def _as_before(plan: JobPlan, storage: Storage) -> JobPlan:
-    """Let `auto` stand for what made the shards that are finished: one output comes from one backend in one precision."""
-    asked = plan.running
-    if AUTO not in (asked.backend, asked.precision) or plan.config.preview or plan.config.reprocess == "all":
+    """Let `auto`, and the threads of a worker where nobody says, stand for what the output was begun with."""
+    kept = None if plan.config.preview or plan.config.reprocess == "all" else read_kept(storage)
+    if kept is None:
         return plan
-    records = [read_record(storage, shard) for shard in sorted(finished_shards(storage))]
-    made = {record.identity.config_hash for record in records if record is not None}
-    backends = every_choice() if asked.backend == AUTO else (asked.backend,)
-    precisions = every_precision() if asked.precision == AUTO else (asked.precision,)
-    for name, precision in itertools.product(backends, precisions):
-        if (same := plan.run_by(replace(asked, backend=name, precision=precision))).config_hash in made:
-            came_to = {"backend": (asked.backend, name), "precision": (asked.precision, precision)}
-            told = [f"--{flag} auto goes on with {value}" for flag, (was, value) in came_to.items() if was == AUTO]
-            say(f"{' and '.join(told)}, which made the finished shards")
-            return same
-    return plan
+    asked, chosen, told = plan.running, plan.running, list[str]()
+    for flag in ("backend", "precision", "batch_size"):
+        if getattr(asked, flag) == AUTO:
+            chosen = replace(chosen, **{flag: getattr(kept.running, flag)})
+            told.append(f"--{flag} auto goes on with {getattr(kept.running, flag)}")
+    if told:
+        say(f"{' and '.join(told)}, which this output was begun with")
+    config = plan.config
+    if config.workers.threads is None:
+        plan = replace(plan, config=replace(config, workers=replace(config.workers, threads=kept.threads)))
+    return plan.run_by(chosen)
 
 
-def _chosen(plan: JobPlan, output: Output, *, shards: int) -> JobPlan:
+def _chosen(plan: JobPlan, output: Output, *, shards: int, outcome: Outcome) -> JobPlan:
     """Let a worker find out what `auto` comes to on its device. Leaves Ray connected, for the work."""
     from pipeline.stream import choose_running
 
@@ -120,13 +118,14 @@ def _chosen(plan: JobPlan, output: Output, *, shards: int) -> JobPlan:
     except BaseException:
         disconnect()
         raise
-    for note in notes:
-        say(note)
     for flag, asked, found in (
         ("precision", plan.config.precision, chosen.precision), ("batch_size", plan.config.batch_size, chosen.batch_size),
     ):  # fmt: skip
         if asked == AUTO:
-            say(f"--{flag} auto takes {found}")
+            notes = (*notes, f"--{flag} auto takes {found}")
+    for note in notes:
+        say(note)
+    outcome.notes = notes
     return plan.run_by(chosen)
 
 
@@ -173,6 +172,7 @@ def _edit(plan: JobPlan, output: Output, shards: Sequence[Shard], *, outcome: Ou
     try:
         pool = plan_pool(plan.config, cluster, shards=len(shards), of=len(plan.shards), worker_bytes=plan.worker_bytes)
         say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}")
+        keep(output.storage, Kept(running=plan.running, threads=pool.threads))
         outcome.workers = {**dataclasses.asdict(pool), "address": cluster.address}
         left: Sequence[Shard] = shards
         for _ in range(MOST_ROUNDS):
@@ -224,7 +224,7 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
         editor=config.editor,
         editor_settings=dict(config.editor_settings),
         device=pool.device,
-        part=pool.gpus or pool.threads / max(pool.node_cpus, pool.threads),
+        part=min(1.0, pool.gpus) or pool.threads / max(pool.node_cpus, pool.threads),
         threads=pool.threads,
         running=plan.running,
         allow_lpips_download=config.allow_lpips_download,

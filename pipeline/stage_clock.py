@@ -44,4 +44,5 @@ def added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
 def with_rest(stages: Mapping[str, float], *, waited_s: float, total_s: float) -> dict[str, float]:
     """Return the seconds of all stages of a shard that took `total_s`; what no other stage has is writing."""
     found = {**dict.fromkeys(STAGES, 0.0), **stages, "wait": waited_s}
-    return found | {"write": max(0.0, total_s - sum(found.values()))}
+    others = sum(seconds for stage, seconds in found.items() if stage != "write")
+    return found | {"write": max(0.0, total_s - others)}

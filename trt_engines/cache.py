@@ -84,7 +84,7 @@ class EngineCache:
 
     def _make(self, place: Path, onnx: bytes, key: EngineKey) -> bytes:
         place.mkdir(mode=0o700, exist_ok=True)
-        work = self.folder / "work"
+        work = self.folder / f"work-{os.uname().nodename}"  # the lock is of this machine, the folder may be of many
         work.mkdir(mode=0o700, exist_ok=True)
         start = time.time()
         try:

@@ -107,7 +107,8 @@ class _EditedConv(_Conv):
         fixed = square_BI @ self.norms + strength_B1 * (2 * (square_BI @ self.norms_shared))
         fixed = fixed + strength_B1.square() * (square_BI @ self.norms_shared_squared)
         mixed = once_BI @ self.norms + strength_B1 * (once_BI @ self.norms_shared)
-        return fixed + 2 * outer_BO * mixed + outer_BO.square() * ((once_BI * in_BI) @ self.norms)
+        # A sum of squares in parts that may cancel: rounding can leave less than nothing.
+        return (fixed + 2 * outer_BO * mixed + outer_BO.square() * ((once_BI * in_BI) @ self.norms)).clamp_min(0)
 
 
 class _Colour(_Styled):

@@ -35,12 +35,13 @@ def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
     )  # fmt: skip
     cache = EngineCache(build=_build, around=Around(driver=_driver(), cuda=str(torch.version.cuda)))
     plan = cache.engine(exported.data, key)
+    profiles = [profile.best for profile in settings.profiles]
     try:
-        engine = read_engine(trt, plan, free_mib=_free_mib())
+        runner = EngineRunner(trt, read_engine(trt, plan, free_mib=_free_mib()), graph, profiles=profiles)
     except UnreadableError as error:
         cache.set_aside(key, str(error))
-        engine = read_engine(trt, cache.engine(exported.data, key), free_mib=_free_mib())
-    runner = EngineRunner(trt, engine, graph, profiles=[profile.best for profile in settings.profiles])
+        again = cache.engine(exported.data, key)
+        runner = EngineRunner(trt, read_engine(trt, again, free_mib=_free_mib()), graph, profiles=profiles)
     return Padded(runner, sizes=[profile.most for profile in settings.profiles])
 
 

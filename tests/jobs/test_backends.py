@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jobs.edit_dataset import main
-from pipeline.backend_names import every_choice
+from pipeline.backend_names import canonical
 from tests.commands import Ended
 from tests.jobs.world import World, arguments, members, run, tree
 
@@ -63,7 +63,7 @@ def test_another_backend_does_not_go_on_with_an_output(
     assert "another configuration" in capsys.readouterr().err
     assert main([*arguments(world, out, "--backend", "auto"), "--dry_run"]) == 0
     said = capsys.readouterr()
-    assert "--backend auto goes on with onnxruntime, which made the finished shards" in said.err and json.loads(said.out)["todo"] == 0
+    assert "--backend auto goes on with onnxruntime, which this output was begun with" in said.err and json.loads(said.out)["todo"] == 0
 
 
 def test_auto_takes_what_works_and_says_why(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
@@ -71,24 +71,27 @@ def test_auto_takes_what_works_and_says_why(world: World, joined: Mapping[str, s
     assert ended.code == 0, ended.err[-3000:]
     record = json.loads((tmp_path / "out" / "preview" / "run.json").read_text())
     used = record["backend"]["used"]
-    assert record["backend"]["asked"] == "auto" and used in every_choice() and record["config"]["backend"] == used
+    assert record["backend"]["asked"] == "auto" and canonical(used) == used != "auto" and record["config"]["backend"] == used
     assert record["backend"]["ran"] == ["torch-cpu" if used == "eager" else f"{used} on cpu, torch-cpu"]
     assert f"edit: --backend auto takes {used}: " in ended.err
 
 
-def test_a_worker_finds_out_precision_and_batch_size(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
-    out, chosen = tmp_path / "out", ("--precision", "auto", "--batch_size", "auto")
-    ended = run(arguments(world, out, *chosen), env=joined)
+def test_a_worker_finds_out_all_three_and_a_resumed_run_keeps_them(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
+    out, chosen = tmp_path / "out", ("--backend", "auto", "--precision", "auto", "--batch_size", "auto")
+    ended = run([*arguments(world, out, *chosen), "--input", str(world.raw / "part-0.tar")], env=joined)
     assert ended.code == 0, ended.err[-3000:]
     record = json.loads((out / "run.json").read_text())
-    precision, batch = record["precision"]["used"], record["batch_size"]["used"]
-    assert record["precision"]["asked"] == record["batch_size"]["asked"] == "auto"
-    assert precision in ("float32", "bfloat16") and batch in (1, 2, 4, 8, 16)
-    assert f"--precision auto takes {precision}" in ended.err and f"--batch_size auto takes {batch}" in ended.err
-    assert record["backend"]["ran"] == ["torch-cpu" if precision == "float32" else f"torch-cpu {precision}"]
+    used = {name: record[name]["used"] for name in ("backend", "precision", "batch_size")}
+    assert {record[name]["asked"] for name in used} == {"auto"} and "auto" not in used.values()
+    assert f"--precision auto takes {used['precision']}" in record["backend"]["notes"]
+    assert f"edit: --batch_size auto takes {used['batch_size']}" in ended.err
+    record["batch_size"]["used"] = 3  # what another machine might have found
+    (out / "run.json").write_text(json.dumps(record))
     again = run(arguments(world, out, *chosen), env=joined)
-    assert again.code == 0 and again.result["shards_this_run"] == 0
-    assert f"--precision auto goes on with {precision}, which made the finished shards" in again.err
+    assert again.code == 0 and again.result["shards_this_run"] == len(world.keys) - 1, again.err[-3000:]
+    assert f"--precision auto goes on with {used['precision']} and --batch_size auto goes on with 3" in again.err
+    now = json.loads((out / "run.json").read_text())
+    assert {name: now[name]["used"] for name in used} == used | {"batch_size": 3}
 
 
 def test_a_backend_that_cannot_run_here_ends_the_job_with_the_reason(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:

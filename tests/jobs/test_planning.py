@@ -150,6 +150,11 @@ def test_memory_and_the_shards_of_the_whole_job_decide_the_threads() -> None:
     assert [plan_pool(config(), small, shards=99, worker_bytes=size).threads for size in (1e9, 3e9, 6e9, 40e9)] == [1, 2, 4, 4]
     assert plan_pool(config(), cluster(4), shards=1, of=9).threads == plan_pool(config(), cluster(4), shards=9).threads == 1
     assert plan_pool(config(threads=2), cluster(4), shards=9).threads == 2
+    assert plan_pool(config(max=2), cluster(16), shards=99).threads == 4
+    pools = [plan_pool(config(), small, shards=99, worker_bytes=size) for size in (1e9, 3e9, 6e9, 40e9)]
+    assert [pool.max_workers for pool in pools] == [8, 3, 1, 1]
+    eight = Cluster(cpus=64, gpus=0, node_cpus=8, address="here", node_bytes=1e12)
+    assert (plan_pool(config(), eight, shards=9).threads, plan_pool(config(), eight, shards=900).threads) == (4, 1)
 
 
 def test_gpus_decide_the_workers_where_there_are_some() -> None:

@@ -51,6 +51,26 @@ def halved(generator: Generator, kind: torch.dtype) -> Generator:
 
 @KINDS
 @torch.no_grad()
+def test_autocast_reaches_neither_styles_nor_demodulation(pack: Pack, kind: torch.dtype) -> None:
+    w, given = edited(pack, 2)
+    fast = halved(pack.generator(), kind)
+    with torch.autocast("cpu", kind):
+        styles = fast.styles(w.to(kind))
+        within = fast.synthesis(w, given["factorised"])
+    assert {style.dtype for style in styles} == {torch.float32}
+    assert torch.equal(within, fast.synthesis(w, given["factorised"]))
+
+
+@torch.no_grad()
+def test_texts_that_are_kept_are_never_rounded(pack: Pack) -> None:
+    text = "a face that nobody asked for yet"
+    with torch.autocast("cpu", torch.bfloat16):
+        first = pack.clip().embed_texts([text])
+    assert first.dtype == torch.float32 and torch.equal(first, Pack.load(PACK).clip().embed_texts([text]))
+
+
+@KINDS
+@torch.no_grad()
 def test_edited_portraits_are_those_of_full_precision_to_a_stated_distance(pack: Pack, kind: torch.dtype) -> None:
     logging.disable(logging.WARNING)  # LPIPS says that AlexNet is random
     perceptual = PerceptualDistance()

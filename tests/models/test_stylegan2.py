@@ -144,6 +144,18 @@ def test_half_precision_stays_within_two_percent_and_keeps_demodulation_in_full(
     assert demodulation is not None and demodulation.dtype == torch.float32
 
 
+@torch.no_grad()
+def test_kernels_that_an_offset_cancels_make_no_picture_of_nan(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modulated_conv, "HEAVY_KERNELS", 0)
+    conv = generator.convolutions()[0]
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        out, into = torch.randn(2, 16, generator=draw), torch.randn(2, 16, generator=draw)
+        offset = FactorisedOffset(out_BO=out, in_BI=into, shared_OI=-1 - out[0][:, None] * into[0][None])
+        y, factor = conv(torch.randn(2, 16, 4, 4, generator=draw), torch.randn(2, 16, generator=draw), offset)
+        assert factor is not None and torch.isfinite(y * factor[:, :, None, None]).all()
+
+
 def test_factors_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected shapes \(B, O\), \(B, I\), \(O, I\), found \(2, 4\), \(3, 5\)"):
         FactorisedOffset(out_BO=torch.zeros(2, 4), in_BI=torch.zeros(3, 5), shared_OI=torch.zeros(4, 5))

@@ -13,9 +13,9 @@ from models.instruction import Instruction
 from models.pack import Pack
 from pipeline import backends
 from pipeline.backed import BackedEditor, DrawingEditor, covered, on_backend
-from pipeline.backend_names import every_choice, mix, per_graph
+from pipeline.backend_names import GRAPHS, canonical, mix, per_graph
 from pipeline.backends import choose
-from pipeline.config import ConfigError, parse_config
+from pipeline.config import ConfigError, config_hash, parse_config
 from pipeline.edit import edit
 from pipeline.invert import invert
 from pipeline.methods import load_methods
@@ -229,8 +229,15 @@ def test_a_wrong_mix_is_answered_with_what_there_is(tmp_path: Path, text: str, s
         parse_config(["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--keep", "latents", "--backend", text])
 
 
-def test_what_auto_can_come_to_is_read_again_and_named_once() -> None:
-    every = list(every_choice())
-    assert len(set(every)) == len(every) == 4 + 4**4 - 1
-    for text in every[4:]:
-        assert mix(per_graph(text)) == text
+def test_a_mix_has_one_spelling() -> None:
+    same = ["encoder=compile,heads=onnxruntime", "heads=onnxruntime, encoder=compile", "trunk=eager,heads=onnxruntime,encoder=compile"]
+    assert {canonical(text) for text in same} == {same[0]} and mix(per_graph(same[0])) == same[0]
+    assert canonical("heads=eager") == "eager" and canonical("auto") == "auto" and canonical("nonsense") == "nonsense"
+    assert canonical(",".join(f"{graph}=onnxruntime" for graph in GRAPHS)) == "onnxruntime" == canonical("onnxruntime")
+    configs = [parse_config(["--input", "a", "--output", "b", "--keep", "latents", "--backend", text]) for text in same]
+    assert len({config_hash(config, []) for config in configs}) == 1
+
+
+def test_a_graph_that_the_run_does_not_have_is_said(pack: Pack) -> None:
+    run = on_backend(pack.inverter("e4e"), None, pack.generator(), wanted="heads=onnxruntime", device="cpu", batch_size=2)
+    assert run.used == "eager" and run.backend == "torch-cpu" and "no graph for heads" in run.notes[0]

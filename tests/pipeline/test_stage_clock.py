@@ -23,6 +23,6 @@ def test_times_of_a_stage_add_up_and_a_failure_keeps_its_stage(monkeypatch: pyte
 
 
 def test_what_no_stage_has_is_writing() -> None:
-    stages = with_rest(added({"edit": 2.0}, {"edit": 1.0, "encode": 0.5}), waited_s=1.0, total_s=6.0)
+    stages = with_rest(added({"edit": 2.0, "write": 0.25}, {"edit": 1.0, "encode": 0.5}), waited_s=1.0, total_s=6.0)
     assert list(stages) == list(STAGES)
     assert stages == {"wait": 1.0, "invert": 0.0, "edit": 3.0, "score": 0.0, "encode": 0.5, "write": 1.5}
