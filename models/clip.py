@@ -116,3 +116,11 @@ class ClipModel(nn.Module):
                 with torch.autocast(self.mean.device.type, enabled=False):  # kept for all: whoever asks first must not round them
                     self._texts[text] = self.embed_tokens(self.tokenize([template.format(text) for template in self.templates])).mean(0)
         return torch.stack([self._texts[text] for text in texts]).to(self.mean.device)
+
+    @torch.no_grad()
+    def embed_captions(self, texts: Sequence[str]) -> Tensor:
+        """Return (N, E): the raw embeddings of texts as they are, without templates. Raises ValueError as `embed_texts` does."""
+        for text in texts:
+            self.tokens(text)
+        with torch.autocast(self.mean.device.type, enabled=False):
+            return self.embed_tokens(self.tokenize(texts))

@@ -7,7 +7,7 @@ Source: CLIPInverter sections 3.2 (adapter, eq. 2 to 4) and 3.3 (remapper, eq. 5
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -88,20 +88,24 @@ class CLIPAdapter(nn.Module):
         return fine, medium, coarse
 
 
+Variant = Literal["released", "paper", "latents"]
+
+
 class CLIPRemapper(nn.Module):
     """Blend every latent with what a small network per style input makes of the text.
 
     `size` and `channels` are the generator's. `variant` "released" blends the latents of the convolutions after the first and leaves
-    toRGB alone; "paper" blends all slots but the first and gives the blend the length of the latent that it replaces (eq. 6).
+    toRGB alone. The others blend all slots but the first: "paper" the residuals that the adapter made, at their length (eq. 6), so that
+    it changes nothing where there are none; "latents" the latents themselves, at theirs (section 3.2 speaks of both).
     """
 
     def __init__(
         self, size: int = 1024, *, channels: Mapping[int, int] | None = None, style_dim: int = 512, text_dim: int = 512,
-        variant: Literal["released", "paper"] = "released",
+        variant: Variant = "released",
     ) -> None:  # fmt: skip
         super().__init__()
-        if variant not in ("released", "paper"):
-            raise ValueError(f"clip remapper: variant expected released or paper, found {variant!r}")
+        if variant not in get_args(Variant):
+            raise ValueError(f"clip remapper: variant expected one of {', '.join(get_args(Variant))}, found {variant!r}")
         self.variant = variant
         self.layers = layer_table(size, check_channels(size, channels))
         blended = [layer.latent for layer in self.layers if layer.kind == "conv"][1:]
@@ -113,17 +117,30 @@ class CLIPRemapper(nn.Module):
         """Build from the constructor arguments that a pack stores."""
         return cls(**config)  # type: ignore[arg-type]
 
-    def forward(self, latents_BLD: Tensor, text_BE: Tensor) -> Tensor:
-        """Return latents: one per convolution (B, N, D) in the released form, per slot (B, L, D) in the paper's."""
+    def forward(self, latents_BLD: Tensor, text_BE: Tensor, *, before_BLD: Tensor) -> Tensor:
+        """Return latents: one per convolution (B, N, D) in the released form, else per slot (B, L, D).
+
+        `before_BLD` are the latents before the adapter moved them to `latents_BLD`.
+        """
         if self.variant == "paper":
-            return self._paper(latents_BLD, text_BE)
+            return before_BLD + self._residuals(latents_BLD - before_BLD, text_BE)
+        if self.variant == "latents":
+            return self._latents(latents_BLD, text_BE)
         each = [latents_BLD[:, layer.latent] for layer in self.layers]
         convs = [layer.index for layer in self.layers if layer.kind == "conv"][1:]
         for index, remap, share in zip(convs, self.affine_mlps, self.lambdas, strict=True):
             each[index] = torch.lerp(each[index], remap(text_BE).to(each[index]), (RELEASED_SHARE * share).to(each[index]))
         return torch.stack(each, dim=1)
 
-    def _paper(self, latents_BLD: Tensor, text_BE: Tensor) -> Tensor:
+    def _residuals(self, residual_BLD: Tensor, text_BE: Tensor) -> Tensor:
+        """Return `alpha * residual + (1 - alpha) * MLP(text)` at the residual's length (eq. 5 and 6)."""
+        slots = list(residual_BLD.unbind(1))
+        for slot, (remap, share) in enumerate(zip(self.affine_mlps, self.lambdas, strict=True), start=1):
+            blend = torch.lerp(remap(text_BE).to(slots[slot]).expand_as(slots[slot]), slots[slot], share.to(slots[slot]))
+            slots[slot] = blend * (slots[slot].norm(dim=1, keepdim=True) / (blend.norm(dim=1, keepdim=True) + EPSILON))
+        return torch.stack(slots, dim=1)
+
+    def _latents(self, latents_BLD: Tensor, text_BE: Tensor) -> Tensor:
         slots = list(latents_BLD.unbind(1))
         for slot, (remap, share) in enumerate(zip(self.affine_mlps, self.lambdas, strict=True), start=1):
             blend = torch.lerp(slots[slot], remap(text_BE).to(slots[slot]), share.to(slots[slot]))

@@ -62,22 +62,24 @@ class ClipInverterEditor:
         remapped = settings.remapper and "clip_remapper" in pack.info.networks
         if not settings.adapter and not remapped:
             raise PackError(f"editor {name!r}: adapter is false and {pack.path} has no clip_remapper, so that nothing would be edited")
+        remapper = pack.network("clip_remapper", CLIPRemapper) if remapped else None
+        if remapper is not None and remapper.variant == "paper" and not settings.adapter:
+            raise PackError(f"editor {name!r}: adapter is false, and the remapper of {pack.path} only corrects what one did")
         return cls(
-            name, encoder=pack.network("e4e", Encoder4Editing), clip=pack.clip(),
+            name, encoder=pack.network("e4e", Encoder4Editing), clip=pack.clip(), remapper=remapper,
             adapter=pack.network("clip_adapter", CLIPAdapter) if settings.adapter else None,
-            remapper=pack.network("clip_remapper", CLIPRemapper) if remapped else None,
         )  # fmt: skip
 
     @torch.no_grad()
     def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with moved latents, one per convolution after the released remapper. Raises ValueError for too long a text."""
         before = inversion.state.latents_BLD
-        text = wanted(self.clip, instruction).to(before).expand(len(before), -1)
+        text = wanted(self.clip, instruction, templated=False).to(before).expand(len(before), -1)
         after = before
         if self.adapter is not None:
             after = adapted(before, self._maps(inversion), text, encoder=self.encoder, adapter=self.adapter)
         if self.remapper is not None:
-            after = self.remapper(after, text)
+            after = self.remapper(after, text, before_BLD=before)
             if self.remapper.variant == "released":
                 before = torch.stack([before[:, layer.latent] for layer in self.remapper.layers], 1)
         return replace(inversion.state, latents_BLD=before + instruction.strength * (after - before))

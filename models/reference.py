@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def wanted(clip: ClipModel, instruction: Instruction) -> Tensor:
+def wanted(clip: ClipModel, instruction: Instruction, *, templated: bool = True) -> Tensor:
     """Return the raw embedding (1, E) of the target text, or of the reference picture at the length that the text's has.
 
+    `templated` takes the text's mean over CLIP's prompt templates, as HyperEditor does; CLIPInverter reads it as it is.
     Raises InstructionError where the picture cannot be read or is not the one that the run began with, ValueError for too long a text.
     """
-    text_1E = clip.embed_texts([instruction.target])
+    text_1E = clip.embed_texts([instruction.target]) if templated else clip.embed_captions([instruction.target])
     if not instruction.reference:
         return text_1E
     key = instruction.reference_sha256 or instruction.reference

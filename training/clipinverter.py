@@ -182,7 +182,7 @@ class ClipInverterObjective(EditorObjective[Captioned]):
                 with torch.no_grad():
                     maps = encoder.maps(pooled(image_BCHW, encoder.input_size))
                 moved = adapted(latents_BLD, maps, text_BE, encoder=encoder, adapter=adapter)
-            latents = moved if remapper is None else remapper(moved, text_BE)
+            latents = moved if remapper is None else remapper(moved, text_BE, before_BLD=latents_BLD)
             made = self.judges.generator.synthesis(latents).float().clamp(-1, 1)
         return LatentPair(w_BLD=latents.float(), mean_LD=self.frozen.mean_LD), self._view(made, batch), moved
 

@@ -59,7 +59,7 @@ def test_clip_remapper_at_1024() -> None:
     found = checkpoint(case, {"g": "decoder"})
     g, remapper = found["generator"].module, found["clip_remapper"].module
     assert isinstance(g, Generator) and isinstance(remapper, CLIPRemapper)
-    case.check({"image": g.synthesis(remapper(case.inputs["wplus"], case.inputs["text"]))})
+    case.check({"image": g.synthesis(remapper(case.inputs["wplus"], case.inputs["text"], before_BLD=case.inputs["wplus"]))})
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def test_clipinverter() -> None:
     codes = encoder(case.inputs["image"]) + e4e.extra[MEAN_LATENT]
     c1, c2, c3 = encoder.maps(case.inputs["image"])
     residual = encoder.codes(adapter((c1, c2, c3), text))
-    image = g.synthesis(remapper(codes + 0.1 * residual, text))
+    image = g.synthesis(remapper(codes + 0.1 * residual, text, before_BLD=codes))
     case.check({"codes": codes, "c1": c1, "c2": c2, "c3": c3, "residual": residual, "image": image})
 
 

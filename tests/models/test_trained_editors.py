@@ -19,6 +19,7 @@ from models.layer_selection import movement, selected_layers
 from models.mappers import MapperSet
 from models.nada import NadaOffsets
 from models.pack import Pack, PackError, write_network
+from models.reference import wanted
 from models.state import dense
 from models.stylegan2 import Generator, StyledConv
 from tests.models.small_pack import CHANNELS, EMBED, SIZE, STYLE_DIM, write_small_pack
@@ -50,7 +51,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     torch.manual_seed(3)
     texts, size = [SMILE.target, SKETCH.target], {"size": SIZE, "channels": CHANNELS}
     adapter = {"widths": [8, 12, 16], "text_dim": EMBED, "groups": 4}
-    remapper = {**size, "style_dim": STYLE_DIM, "text_dim": EMBED, "variant": "paper"}
+    remapper = {**size, "style_dim": STYLE_DIM, "text_dim": EMBED, "variant": "latents"}
     mappers = {"texts": texts, "style_dim": STYLE_DIM}
     write_network(folder, "styleclip_mapper", MapperSet.from_config(mappers), config=mappers)
     shape = {"style_dim": STYLE_DIM, "text_dim": EMBED}
@@ -191,3 +192,31 @@ def test_the_layer_selector_keeps_what_any_instruction_needs(pack: Pack) -> None
     assert set(selected_layers(generator, clip, [SMILE, SKETCH], lambda_std=0.6, by="gradient")) == few[0] | few[1]
     assert all(0 < len(layers) < 9 for layers in few)
     assert set(selected_layers(generator, clip, [SMILE], lambda_std=-5.0, by="gradient")) >= few[0]
+
+
+def test_the_paper_s_remapper_turns_residuals_and_keeps_their_length() -> None:
+    torch.manual_seed(0)
+    shape = {"size": SIZE, "channels": CHANNELS, "style_dim": STYLE_DIM, "text_dim": EMBED}
+    remapper = CLIPRemapper.from_config({**shape, "variant": "paper"}).requires_grad_(False)
+    slots = 2 * (SIZE.bit_length() - 1) - 2
+    before, residual, text = torch.randn(3, slots, STYLE_DIM), torch.randn(3, slots, STYLE_DIM) * 0.1, torch.randn(3, EMBED)
+    found = remapper(before + residual, text, before_BLD=before) - before
+    assert torch.allclose(found.norm(dim=2), residual.norm(dim=2), rtol=1e-3) and torch.allclose(found[:, 0], residual[:, 0], atol=1e-6)
+    alpha, said = remapper.lambdas[2], remapper.affine_mlps[2](text)
+    mixed = alpha * residual[:, 3] + (1 - alpha) * said
+    expected = mixed * residual[:, 3].norm(dim=1, keepdim=True) / mixed.norm(dim=1, keepdim=True)  # eq. 6, for one slot
+    assert torch.allclose(found[:, 3], expected, atol=1e-5)
+    assert torch.equal(remapper(before, text, before_BLD=before), before)
+    with pytest.raises(ValueError, match="variant expected one of released, paper, latents"):
+        CLIPRemapper.from_config({**shape, "variant": "papers"})
+
+
+def test_clipinverter_reads_captions_as_they_are(pack: Pack) -> None:
+    clip = pack.clip()
+    caption = clip.embed_captions([SMILE.target])
+    assert torch.equal(caption, clip.embed_tokens(clip.tokenize([SMILE.target]))) and not torch.equal(
+        caption, clip.embed_texts([SMILE.target])
+    )
+    assert torch.equal(wanted(clip, SMILE, templated=False), caption) and torch.equal(wanted(clip, SMILE), clip.embed_texts([SMILE.target]))
+    with pytest.raises(ValueError, match="use fewer words"):
+        clip.embed_captions(["smile " * 200])

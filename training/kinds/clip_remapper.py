@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+from torch import Tensor
 
-from models.clipinverter import CLIPAdapter, CLIPRemapper
-from training.clipinverter import ClipInverterConfig, ClipInverterObjective, Frozen
+from models.clipinverter import CLIPAdapter, CLIPRemapper, Variant
+from training.clipinverter import Captioned, ClipInverterConfig, ClipInverterObjective, Frozen
 from training.objective import Kind, Setting
 
 
@@ -23,7 +23,9 @@ class RemapperConfig(ClipInverterConfig):
     phases: Sequence[tuple[int, float]] = ((700, 0.1),)
     identity: float = 0.5
     mean_latent: float = 0.0
-    variant: Literal["released", "paper"] = "paper"
+    variant: Variant = "latents"
+    blends: float = 0.0
+    """Weight of the squared blends (section 3.4, which leaves it open); they are small enough here without it."""
     adapter: bool = True
     """Whether an adapter stands before the remapper; without one, as an ablation does, it is all that edits."""
     seed: int = 98
@@ -34,6 +36,8 @@ class RemapperObjective(ClipInverterObjective):
 
     def __init__(self, config: RemapperConfig, setting: Setting) -> None:
         super().__init__(config, setting)
+        if config.variant == "paper" and not config.adapter:
+            raise ValueError("variant paper corrects what an adapter did: without one take latents or released")
         self.shape = config
         self.frozen = Frozen.of(setting.needed(self.what), adapter=config.adapter)
         torch.manual_seed(config.seed)
@@ -42,6 +46,11 @@ class RemapperObjective(ClipInverterObjective):
     def networks(self) -> tuple[CLIPAdapter | None, CLIPRemapper | None]:
         """Return the adapter as it is and the remapper in training."""
         return self.frozen.adapter, self.net
+
+    def forward(self, batch: Captioned) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of both passes, and of the blends."""
+        loss, figures = super().forward(batch)
+        return loss + self.shape.blends * torch.stack([share.square() for share in self.net.lambdas]).sum(), figures
 
     def network_config(self) -> Mapping[str, object]:
         """Return the remapper's widths."""
