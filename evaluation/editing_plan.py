@@ -187,6 +187,7 @@ def prepare(pack: Pack, plan: Plan, *, say: Say) -> dict[str, Prepared]:
         for one in own.values():
             _check_links(label, method, plan=plan, pack=pack, own=one)
         rows[label] = _row(label, method, plan=plan, pack=pack, own=own, say=say)
+        check_texts(rows[label].instructions, pack)
     return rows
 
 
@@ -200,7 +201,7 @@ def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Mapping[str
     known = infos[0].networks.get(method.editor)
     return Prepared(
         label=label, method=method, editor=editor, inverter=pack.inverter(method.inverter, method.inverter_settings),
-        instructions=tuple(method.scaled(one) for one in _able(label, method, plan=plan, info=infos[0], say=say)),
+        instructions=tuple(method.scaled(one) for one in _able(label, method, plan=plan, packs=own, say=say)),
         pictures=min(plan.pictures, plan.optimised) if optimises(method) else plan.pictures,
         kind=known.kind if known is not None else "", packs=tuple(one.sha256 for one in own.values()), networks=tuple(names),
         parameters=_mean([one.parameters for one in sizes]), heads=_mean([one.heads for one in sizes]),
@@ -208,16 +209,18 @@ def _row(label: str, method: Method, *, plan: Plan, pack: Pack, own: Mapping[str
     )  # fmt: skip
 
 
-def _able(label: str, method: Method, *, plan: Plan, info: PackInfo, say: Say) -> list[Instruction]:
+def _able(label: str, method: Method, *, plan: Plan, packs: Mapping[str, Pack], say: Say) -> list[Instruction]:
     """Return what a row's editor can follow of what it is asked. Raises InstructionError where that is nothing."""
     wanted = method.asked(plan.all_instructions)
     if not wanted:
         raise InstructionError(f"row {label!r}: {method.wordings} says none of the instructions that are measured, by their names")
-    able = [one for one in wanted if problem(info, method.editor, one) is None]
+    wrong = {one.name: problem(packs[one.name if method.packs else ""].info, method.editor, one) for one in wanted}
+    able = [one for one in wanted if wrong[one.name] is None]
+    reasons = [text for text in wrong.values() if text is not None]
     if not able:
-        raise InstructionError(f"row {label!r}: {problem(info, method.editor, wanted[0])}")
-    if len(able) < len(wanted):
-        say(f"{label}: follows {len(able)} of {len(wanted)} instructions; {problem(info, method.editor, _first_other(wanted, able))}")
+        raise InstructionError(f"row {label!r}: {reasons[0]}")
+    if reasons:
+        say(f"{label}: follows {len(able)} of {len(wanted)} instructions; {reasons[0]}")
     return able
 
 
@@ -263,10 +266,6 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _first_other(wanted: Sequence[Instruction], able: Sequence[Instruction]) -> Instruction:
-    return next(one for one in wanted if one not in able)
-
-
 def _check_links(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pack) -> None:
     """Raise PackError where a row names a row, an instruction or a generator that cannot be meant."""
     for network in ("generator", "clip"):
@@ -285,18 +284,35 @@ def _check_links(label: str, method: Method, *, plan: Plan, pack: Pack, own: Pac
                 raise PackError(f"row {label!r}: {what} {name!r} is not among those measured: {', '.join(names)}")
 
 
+def check_texts(instructions: Sequence[Instruction], pack: Pack) -> None:
+    """Raise InstructionError for a text that the CLIP of a pack cannot read to its end."""
+    for one in instructions:
+        for text in (one.source, one.target):
+            try:
+                pack.clip().tokens(text)
+            except ValueError as error:
+                raise InstructionError(f"instruction {one.name!r}: {error}") from None
+
+
 def _check_instructions(pack: Pack, plan: Plan) -> None:
-    known, seen = pack.attributes().names, set[str]()
+    seen = set[str]()
     for one in plan.all_instructions:
         if one.name in seen:
             raise InstructionError(f"instruction {one.name!r} comes twice; give each, the pairs too, its own name")
         seen.add(one.name)
+    check_expectations(pack, plan.all_instructions)
+    for one in plan.pairs:
+        if group(one) != PAIRS:
+            raise InstructionError(f"instruction {one.name!r}: a pair expects two attributes or more, found {dict(one.expects)}")
+
+
+def check_expectations(pack: Pack, instructions: Sequence[Instruction]) -> None:
+    """Raise InstructionError for an instruction that expects nothing, or what the pack's classifier does not know."""
+    known = pack.attributes().names
+    for one in instructions:
         if not one.expects:
             raise InstructionError(f"instruction {one.name!r}: success cannot be judged; add `expects`, such as {{smile: true}}")
         for name in one.expects:
             if name not in known:
                 nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise InstructionError(f"instruction {one.name!r}: expects {name!r}, unknown to the classifier; did you mean {nearest!r}?")
-    for one in plan.pairs:
-        if group(one) != PAIRS:
-            raise InstructionError(f"instruction {one.name!r}: a pair expects two attributes or more, found {dict(one.expects)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from evaluation import editing_page, editing_sheets, samples
 from evaluation.editing_checks import Check, checks
 from evaluation.editing_page import Findings, Sheet
-from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Plan, Prepared, Say, group, prepare
+from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Plan, Prepared, Say, check_texts, group, prepare
 from evaluation.editing_suite import COLUMNS, Inversions, Judge, Row, measure_row
 from evaluation.held_out import HeldOut, held_out
 from evaluation.kept_rows import KeptRows
@@ -51,6 +51,8 @@ def ready(pack: Pack, plan: Plan, *, say: Say) -> Ready:
         if method.worse_on not in COLUMNS:
             raise PackError(f"row {label!r}: worse_on {method.worse_on!r}: expected one of {', '.join(sorted(COLUMNS))}")
     found = Ready(rows=prepare(pack, plan, say=say), others=_others(pack, plan), judge=_judge(pack, plan))
+    if found.judge is not None:
+        check_texts(plan.all_instructions, found.judge)
     for what, wanted in (("fid", plan.fid), ("interpolated", plan.interpolated)):
         missing = [name for name in wanted if name not in names]
         if missing:
@@ -68,7 +70,7 @@ def measure(
     data = held_out(pack, n, seed=plan.seed)
     judge = Judge(pack, plan.all_instructions, independent=loaded.judge)
     session = Session(pack=pack, plan=plan, data=data, chosen=_chosen(data, plan, say=say), judge=judge)
-    measured, kept = dict[str, Row](), KeptRows.of(folder, pack=pack, plan=plan, judge=loaded.judge)
+    measured, kept = dict[str, Row](), KeptRows.of(folder, pack=pack, plan=plan, judge=loaded.judge, features=judge.scorer.features)
     for label, prepared in loaded.rows.items():
         measured[label] = session.row(prepared, kept, say=say)
         _keep(folder, session.figures(measured, []))
@@ -90,7 +92,6 @@ def measure(
     if verdict is not None:
         files.append(folder / VERDICT_FILE)
         files[-1].write_text(verdict.explanation() + "\n")
-    kept.forget()
     return figures, files
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from evaluation.editing_suite import Cell, Measured, Row
 from models.pack import Pack
 from models.pack_format import write_atomically
 
-FOLDER = "rows"
-CODE = ("evaluation", "models", "pipeline")
-"""Packages whose code decides what is measured: after a change of theirs every row is measured anew."""
+FOLDER = ".measured-rows"
+ENDING = ".safetensors"
+CODE = ("evaluation", "models", "pipeline", "portraits", "training")
+LIBRARIES = ("torch", "torchmetrics", "open_clip_torch", "lpips")
+"""What decides what is measured: after a change of theirs every row is measured anew."""
 SHOWN, COLUMNS = "shown", "measured"
 
 
@@ -32,10 +34,13 @@ class KeptRows:
     inputs: str
 
     @classmethod
-    def of(cls, output: Path, *, pack: Pack, plan: Plan, judge: Pack | None) -> KeptRows:
-        """Return the rows that a run with this output folder may have left."""
+    def of(cls, output: Path, *, pack: Pack, plan: Plan, judge: Pack | None, features: Mapping[str, str]) -> KeptRows:
+        """Return the rows that a run with this output folder may have left; `features` say what LPIPS and the like rest on."""
         asked = replace(plan, methods={}, transfer={}, fid=(), interpolated=())
-        inputs = {"pack": pack.sha256, "judge": judge.sha256 if judge is not None else None, "plan": asdict(asked), "code": _code()}
+        inputs = {
+            "pack": pack.sha256, "judge": judge.sha256 if judge is not None else None, "plan": asdict(asked), "code": _code(),
+            "features": dict(features), "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        }  # fmt: skip
         return cls(folder=output / FOLDER, inputs=json.dumps(inputs, sort_keys=True))
 
     def load(self, row: Prepared) -> Measured | None:
@@ -56,15 +61,21 @@ class KeptRows:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(row), save(tensors, {"row": json.dumps(asdict(measured.row))}))
 
-    def forget(self) -> None:
-        """Remove all rows: the run has ended, and another one measures for itself."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _path(self, row: Prepared) -> Path:
         """Return the file of a row, named by everything that decides its figures; its label is none of it."""
         instructions = [asdict(one) for one in row.instructions]
         key = json.dumps([self.inputs, asdict(row.method), instructions, row.pictures, row.packs], sort_keys=True)
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{ENDING}"
+
+
+def forget(output: Path) -> None:
+    """Remove the rows of an output folder: its run has ended and is recorded, and another one measures for itself."""
+    folder = output / FOLDER
+    if folder.is_dir():
+        for path in folder.glob(f"*{ENDING}*"):
+            path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _measured(about: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Measured:
@@ -82,9 +93,9 @@ def _measured(about: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Mea
     return Measured(row=row, shown={name: shown[name] for name in row.cells}, columns={name: columns[name] for name in row.cells})
 
 
-def _code(packages: Sequence[str] = CODE) -> str:
+def _code() -> str:
     """Return the hash of the code that measures."""
     root, found = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+    for path in sorted(path for package in CODE for path in (root / package).rglob("*.py")):
         found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from evaluation import editing_run, editing_suite, inversion_run, inversion_suite, new_pack, pack_suite, strengths
-from evaluation.editing_plan import Say, load_plan
+from evaluation.editing_plan import Say, check_expectations, check_texts, load_plan
 from evaluation.held_out import HELD_OUT_SEED
+from evaluation.kept_rows import forget
 from evaluation.options import Options
 from evaluation.past_runs import past_runs
 from evaluation.run_tracking import editing_metrics, inversion_metrics, tracked
@@ -35,21 +36,28 @@ def run_suite(options: Options, *, say: Say) -> dict[str, object]:
         return _inversion(pack, options, head, say=say)
     if options.suite == editing_suite.NAME:
         return _editing(pack, options, head, say=say)
+    instructions = instructions_for(pack, options)
+    check_instructions(pack, instructions, editor=options.editor)
     if options.suite == strengths.NAME:
         chosen = strengths.choose(
-            pack, instructions_for(pack, options), say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
+            pack, instructions, say=say, pictures=options.pictures or strengths.PICTURES, editor=options.editor,
             inverter=options.inverter,
         )  # fmt: skip
         return {**head, "instructions": chosen}
-    instructions = instructions_for(pack, options)
-    for instruction in instructions:
-        if wrong := problem(pack.info, options.editor, instruction):
-            raise InstructionError(wrong)
     figures = pack_suite.measure(
         pack, instructions, editor=options.editor, inverter=options.inverter,
         pictures=options.pictures or pack_suite.PICTURES, edits=options.edits, say=say,
     )  # fmt: skip
     return {**head, **figures}
+
+
+def check_instructions(pack: Pack, instructions: Sequence[Instruction], *, editor: str) -> None:
+    """Raise InstructionError for one that the editor cannot follow, CLIP cannot read, or nobody could judge."""
+    check_expectations(pack, instructions)
+    check_texts(instructions, pack)
+    for instruction in instructions:
+        if wrong := problem(pack.info, editor, instruction):
+            raise InstructionError(wrong)
 
 
 def device_for(wanted: str) -> str:
@@ -108,6 +116,7 @@ def _editing(pack: Pack, options: Options, head: Mapping[str, object], *, say: S
         name=f"editing {pack.info.name}", params={**head, **asdict(plan)}, metrics=editing_metrics, suite=options.suite,
         experiment=options.experiment, tags=lambda figures: standing.tags(judged_in(figures)), then=crown,
     )  # fmt: skip
+    forget(folder)
     return {**head, **figures, "page": str(files[0])}
 
 

@@ -30,18 +30,13 @@ class ClipModel(nn.Module):
 
     def __init__(self, *, model: Mapping[str, object], templates: Sequence[str] = ("{}",), merges: int | None = None) -> None:
         from open_clip.model import CLIP
-        from open_clip.tokenizer import SimpleTokenizer
 
-        from models.clip_tokenizer import ShortTokenizer
+        from models.clip_tokenizer import tokenizer_of
 
         super().__init__()
         text = dict(model["text_cfg"])  # type: ignore[call-overload]
         self.context_length = int(text.setdefault("context_length", 77))
-        self.tokenizer: SimpleTokenizer = (
-            SimpleTokenizer(context_length=self.context_length)
-            if merges is None
-            else ShortTokenizer(merges=merges, context_length=self.context_length)
-        )
+        self.tokenizer: SimpleTokenizer = tokenizer_of(merges=merges, context_length=self.context_length)
         text["vocab_size"] = self.tokenizer.vocab_size
         vision = dict(model["vision_cfg"])  # type: ignore[call-overload]
         self.image_size = int(vision["image_size"])
@@ -94,7 +89,9 @@ class ClipModel(nn.Module):
 
     def tokens(self, text: str) -> int:
         """Return how many tokens a text takes in the longest template; raise ValueError when it does not fit the context."""
-        count = max(len(self.tokenizer.encode(template.format(text))) for template in self.templates) + 2
+        from models.clip_tokenizer import longest
+
+        count = longest(text, self.templates, self.tokenizer)
         if count > self.context_length:
             raise ValueError(f"text {text!r}: found {count} tokens, expected at most {self.context_length}; use fewer words")
         return count

@@ -239,8 +239,8 @@ def explain(message: str, options: Sequence[str]) -> str:
     if not value or not key:
         return flat
     choices = re.search(r"Literal\[([^\]]*)\]", flat)
-    if choices:
-        valid = re.findall(r"'([^']*)'", choices[1])
-        return f"--{key[1]} {value[1]}: {nearest(value[1], valid)}"
+    valid = re.findall(r"'([^']*)'", choices[1]) if choices else []
     types = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", flat))
-    return f"--{key[1]} {value[1]}: expected {' or '.join(types) or flat}".replace("NoneType", "null")
+    if valid and not types:
+        return f"--{key[1]} {value[1]}: {nearest(value[1], valid)}"
+    return f"--{key[1]} {value[1]}: expected {' or '.join([*types, *valid]) or flat}".replace("NoneType", "null")

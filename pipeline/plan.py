@@ -83,6 +83,7 @@ def make_plan(config: EditConfig) -> JobPlan:
     verify(folder, info)
     _check_networks(config, info)
     _check_expectations(instructions, info, editor=config.editor)
+    _check_texts(instructions, info)
     shards = list_shards(config.input)
     return JobPlan(
         config=config,
@@ -152,6 +153,27 @@ def _check_networks(config: EditConfig, info: PackInfo) -> None:
     missing = [name for name in needed if name not in info.networks]
     if missing:
         raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; this job needs {', '.join(needed)}")
+
+
+def _check_texts(instructions: Sequence[Instruction], info: PackInfo) -> None:
+    """Raise InstructionError for a text that CLIP cannot read to its end.
+
+    Only what has more letters than CLIP reads tokens is counted here, since counting takes torch along; a worker counts all.
+    """
+    if not instructions:
+        return
+    clip = info.networks["clip"].config
+    model = clip["model"]
+    assert isinstance(model, Mapping)
+    length = int(model["text_cfg"].get("context_length", 77))
+    suspects = [(one, text) for one in instructions for text in (one.source, one.target) if len(text) > length]
+    if suspects:
+        from models.clip_tokenizer import count_tokens  # takes torch along
+
+        for one, text in suspects:
+            if (count := count_tokens(text, clip)) > length:
+                found = f"found {count} tokens, expected at most {length}"
+                raise InstructionError(f"instruction {one.name!r}: text {text!r}: {found}; use fewer words")
 
 
 def _check_expectations(instructions: Sequence[Instruction], info: PackInfo, *, editor: str) -> None:

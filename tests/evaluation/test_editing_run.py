@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation import editing_run, samples
+from evaluation import editing_run, kept_rows, samples
 from evaluation.editing_plan import Method, Plan, Prepared, load_plan
 from evaluation.editing_suite import Measured, Row
 from evaluation.held_out import held_out
 from evaluation.kept_rows import KeptRows
+from evaluation.options import Options
 from evaluation.run_tracking import editing_metrics
+from evaluation.suites import run_suite
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack, PackError
 from models.state import GeneratorState, dense
@@ -229,6 +231,26 @@ def test_the_command_names_a_wrong_row(command: Command, tmp_path: Path) -> None
     assert done.code == 2 and "no editor 'hyperedit'" in done.err
 
 
+@pytest.mark.parametrize("suite", ["editing", "strengths", "pack"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            "target: '" + "smiling " * 60 + "face', expects: {smile: true}",
+            "instruction 'odd': text .* expected at most 32; use fewer words",
+        ),
+        ("target: a smiling face", "instruction 'odd': success cannot be judged; add `expects`"),
+        ("target: a smiling face, expects: {smiles: true}", "expects 'smiles', unknown to the classifier; did you mean 'smile'"),
+    ],
+)
+def test_an_instruction_that_cannot_be_measured_ends_a_suite_before_it_begins(tmp_path: Path, suite: str, fields: str, said: str) -> None:
+    (tmp_path / "odd.yaml").write_text(f"- {{name: odd, source: a face, {fields}}}\n")
+    options = Options(suite=suite, pack=str(PORTRAITS), instructions=str(tmp_path / "odd.yaml"), output=tmp_path / "out")
+    with pytest.raises(InstructionError, match=said):
+        run_suite(options, say=lambda text: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_run_goes_on_after_its_last_row_and_ends_with_the_same_figures(
     pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,19 +275,30 @@ def test_a_stopped_run_goes_on_after_its_last_row_and_ends_with_the_same_figures
     assert samples_of(tmp_path / "stopped") == samples_of(tmp_path / "whole")
     for sheet in sorted((tmp_path / "whole").glob("sheet_*.png")):
         assert (tmp_path / "stopped" / sheet.name).read_bytes() == sheet.read_bytes()
-    assert not (tmp_path / "stopped" / "rows").exists()
+    kept = tmp_path / "stopped" / kept_rows.FOLDER
+    assert len(list(kept.iterdir())) == 5
+    (kept / "notes.txt").write_text("not ours")
+    kept_rows.forget(tmp_path / "stopped")
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]
+    kept_rows.forget(tmp_path / "whole")
+    assert not (tmp_path / "whole" / kept_rows.FOLDER).exists()
 
 
-def test_rows_of_a_run_that_measured_something_else_are_not_taken(pack: Pack, tmp_path: Path) -> None:
+def test_rows_of_a_run_that_measured_something_else_are_not_taken(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(plan: Plan, judge: Pack | None = None, features: str = "random") -> KeptRows:
+        return KeptRows.of(tmp_path, pack=pack, plan=plan, judge=judge, features={"lpips": features})
+
     row = editing_run.ready(pack, plan(), say=lambda text: None).rows["half"]
     found = Measured(row=Row(editor="hypereditor", inverter="e4e", cells={}), shown={}, columns={})
-    KeptRows.of(tmp_path, pack=pack, plan=plan(), judge=None).save(row, found)
-    assert KeptRows.of(tmp_path, pack=pack, plan=plan(methods={"x": Method()}), judge=None).load(row) is not None
+    kept(plan()).save(row, found)
+    assert kept(plan(methods={"x": Method()})).load(row) is not None and kept(plan(), features="trained").load(row) is None
     others = [(plan(pictures=6), None), (plan(seed=9), None), (plan(instructions=INSTRUCTIONS[:2]), None), (plan(), pack)]
     for changed, judge in others:
-        assert KeptRows.of(tmp_path, pack=pack, plan=changed, judge=judge).load(row) is None
+        assert kept(changed, judge).load(row) is None
     stronger = replace(row, instructions=tuple(replace(one, strength=0.7) for one in row.instructions))
-    assert KeptRows.of(tmp_path, pack=pack, plan=plan(), judge=None).load(stronger) is None
+    assert kept(plan()).load(stronger) is None
+    monkeypatch.setattr(kept_rows, "CODE", ("portraits",))
+    assert kept(plan()).load(row) is None
 
 
 def without_times(figures: Mapping[str, object]) -> dict[str, object]:

@@ -38,7 +38,7 @@ def replaced(flags: list[str], option: str, value: str) -> list[str]:
         ("--input", NOWHERE, "there is no such file or folder"),
         ("--pack", NOWHERE, "no such folder"),
         ("--batch_size", "0", "--batch_size 0: expected 1 or more"),
-        ("--batch_size", "many", "--batch_size many: expected int"),
+        ("--batch_size", "many", "--batch_size many: expected int or auto"),
         ("--output", "s4://bucket/out", "s4"),
     ],
 )
@@ -52,6 +52,8 @@ def test_a_wrong_value_is_named(
     ("more", "expected"),
     [
         (["--inverter", "w_encode"], "--inverter w_encode: pack"),
+        (["--instructions", f"long: a face -> a {'very ' * 80}happy face", "--dry_run"], "instruction 'long': text"),
+        (["--instructions", f"long: a face -> a {'very ' * 80}happy face"], "tokens, expected at most"),
         (["--inverter", "w_encode"], "did you mean 'w_encoder'? valid: e4e, gani"),
         (["--editor", "hypereditr"], "no such editor: did you mean 'hypereditor'? valid: ganspace, hypereditor, interfacegan, sefa"),
         (["--editor_settings.steps", "3"], "editor 'hypereditor': no setting 'steps'; it has none"),
