@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from evaluation.editing_suite import INDEPENDENT, Numbers, Row, means
 
@@ -12,6 +12,7 @@ DONE = 0.6
 MOVES_WEIGHTS = ("hypereditor", "nada")
 STYLE_HIGH, STYLE_LOW = 0.8, 0.4
 FEWER = 0.75
+SUCCESS, AMA_SINGLE, AMA_SEVERAL, FIRST_TWO = 0.9, 0.85, 0.6, 4
 AS_GOOD = 0.05
 """How much lower a success may be and still be called equal."""
 PAPER_COLUMNS: Mapping[str, tuple[str, bool]] = {
@@ -30,12 +31,25 @@ class Check:
     source: str
     holds: bool
     numbers: str
+    reason: str = ""
+    """Why it does not, as far as whoever wrote the plan knows."""
 
 
 def checks(rows: Rows) -> list[Check]:
     """Return every claim that these rows can speak to."""
-    parts = (_closest_to_text, _keeps_rest, _styles, _hyperstyle, _clipinverter, _ablations, _rewordings, _sweep, _selections)
+    parts = (
+        _succeeds, _closest_to_text, _keeps_rest, _on_one_inverter, _styles, _person_in_styles, _hyperstyle, _clipinverter, _ablations,
+        _rewordings, _sweep, _selections,
+    )  # fmt: skip
     return [check for part in parts for check in part(rows)]
+
+
+def explained(found: Sequence[Check], reasons: Mapping[str, str]) -> list[Check]:
+    """Return claims with the reason of those that do not hold and have words of theirs among `reasons`."""
+    return [
+        replace(check, reason=next((text for words, text in reasons.items() if words in check.claim), "")) if not check.holds else check
+        for check in found
+    ]
 
 
 def compared(rows: Rows) -> dict[str, Row]:
@@ -78,6 +92,54 @@ def _told(figures: Mapping[str, float], *, more: bool = True, form: str = ".3f")
 
 def _mixed(rows: Rows) -> bool:
     return len({_is_ours(row) for row in rows.values()}) == 2
+
+
+def _succeeds(rows: Rows) -> Iterator[Check]:
+    table = compared(rows)
+    for wanted, what, floor in ((_is_ours, "success", SUCCESS), (_is_clipinverter, "ama", AMA_SINGLE)):
+        label = _first(table, lambda row, wanted=wanted: wanted(row) and row.inverter == "e4e")  # type: ignore[misc]
+        if label is not None and what in table[label].attributes:
+            value = table[label].attributes[what]
+            claim = f"{label} reaches {floor:.0%} {'AMA' if what == 'ama' else what} over attributes"
+            yield Check(claim=claim, source="what is asked of it here", holds=value >= floor, numbers=f"{value:.1%}")
+            if wanted is _is_clipinverter and "ama" in table[label].pairs:
+                value = table[label].pairs["ama"]
+                claim = f"{label} reaches {AMA_SEVERAL:.0%} AMA over several attributes at once"
+                yield Check(claim=claim, source="what is asked of it here", holds=value >= AMA_SEVERAL, numbers=f"{value:.1%}")
+
+
+def _is_clipinverter(row: Row) -> bool:
+    return row.editor == "clipinverter"
+
+
+def _on_one_inverter(rows: Rows) -> Iterator[Check]:
+    """Rank HyperEditor among the methods on the same inversions: another inverter's would lend it, or take, what is not its own."""
+    able = {label: row for label, row in compared(rows).items() if row.attributes.get("success", 0.0) >= DONE}
+    for inverter in dict.fromkeys(row.inverter for row in able.values() if _is_ours(row)):
+        same = {label: row for label, row in able.items() if row.inverter == inverter}
+        if not _mixed(same):
+            continue
+        places = {}
+        for column, (heading, more) in PAPER_COLUMNS.items():
+            rivals = _alike(same) if column == "fid" else same
+            figures = _figures(rivals, column)
+            if figures and _mixed(rivals):
+                place = ranks(figures, more=more)
+                places[heading] = (min(place[label] for label in figures if _is_ours(same[label])), len(figures))
+        yield Check(
+            claim=f"On the inversions of {inverter} alone, HyperEditor is first or second in {FIRST_TWO} of the five",
+            source="HyperEditor Table 1", holds=sum(place <= 2 for place, _ in places.values()) >= FIRST_TWO,
+            numbers=", ".join(f"{heading} {place} of {of}" for heading, (place, of) in places.items()),
+        )  # fmt: skip
+
+
+def _person_in_styles(rows: Rows) -> Iterator[Check]:
+    nada = _first(rows, lambda row: row.kind == "nada" and bool(row.styles))
+    for label, row in rows.items():
+        if nada is not None and _is_ours(row) and row.ablates is None and row.sweep is None and row.styles:
+            a, b = row.styles["same_person"], rows[nada].styles["same_person"]
+            claim = f"{label} leaves a styled person the same more often than {nada}"
+            yield Check(claim=claim, source="HyperEditor Figure 11", holds=a > b, numbers=f"{a:.1%} against {b:.1%}")
 
 
 def _closest_to_text(rows: Rows) -> Iterator[Check]:
@@ -138,10 +200,12 @@ def _hyperstyle(rows: Rows) -> Iterator[Check]:
         if with_it is not None and label is not None:
             a, b = table[with_it].attributes, table[label].attributes
             yield Check(
-                claim=f"{with_it} keeps the person at least as often as {label}, at no lower success", source="HyperStyle with HyperEditor",
-                holds=a["same_person"] >= b["same_person"] and a["success"] >= b["success"] - AS_GOOD,
+                claim=f"{with_it} keeps the person more often than {label}, at a success that is at most {AS_GOOD:.0%} lower",
+                source="HyperStyle with HyperEditor",
+                holds=a["same_person"] > b["same_person"] and a["success"] >= b["success"] - AS_GOOD,
                 numbers=f"same person {a['same_person']:.1%} against {b['same_person']:.1%}, success {a['success']:.1%} against "
-                f"{b['success']:.1%}, IDS {a['ids']:.3f} against {b['ids']:.3f}",
+                f"{b['success']:.1%}, IDS {a['ids']:.3f} against {b['ids']:.3f}, on {_portraits(table[with_it])} and "
+                f"{_portraits(table[label])} edits",
             )  # fmt: skip
 
 
@@ -170,13 +234,14 @@ def _beside(rows: Rows) -> Iterator[tuple[str, Row, Row]]:
 
 def _ablations(rows: Rows) -> Iterator[Check]:
     for label, row, whole in _beside(rows):
-        if row.reworded or row.sweep is not None:
+        if row.reworded or row.sweep is not None or not row.worse_on:
             continue
         column, better = row.worse_on, row.worse_on not in LESS_IS_BETTER
         a, b = _shared(row, whole).get(column), _shared(whole, row).get(column)
         if a is not None and b is not None:
             yield Check(
-                claim=f"{label} is worse on {column.upper()} than {row.ablates}", source="the papers' ablations",
+                claim=f"{label} is worse on {column.upper()} than {row.ablates}",
+                source="CLIPInverter Table 4" if _is_clipinverter(row) else "HyperEditor Table 1",
                 holds=a < b if better else a > b, numbers=f"{a:.3f} against {b:.3f}",
             )  # fmt: skip
 
@@ -190,7 +255,8 @@ def _sweep(rows: Rows) -> Iterator[Check]:
     swept = sorted((row.sweep, label) for label, row in rows.items() if row.sweep is not None)
     sizes = [(label, rows[label].heads or rows[label].parameters or 0) for _, label in swept]
     if len(sizes) > 1:
-        falling = all(a > b for (_, a), (_, b) in zip(sizes, sizes[1:], strict=False))
+        counts = [size for _, size in sizes]
+        falling = counts == sorted(counts, reverse=True) and counts[0] > counts[-1]  # neighbours may choose the same layers
         told = ", ".join(f"{label} {size / 1e6:.2f} M" for label, size in sizes)
         yield Check(claim="A higher lambda_std leaves fewer parameters", source="HyperEditor Table 3", holds=falling, numbers=told)
 

@@ -13,8 +13,8 @@ from evaluation import editing_papers as papers
 from evaluation.champion import Verdict
 from evaluation.drawing import new_figure, plotted, slug
 from evaluation.editing_checks import LESS_IS_BETTER, Check, compared, ranks
-from evaluation.editing_plan import ATTRIBUTES, STYLE_PREFIX, STYLES
-from evaluation.editing_suite import INDEPENDENT, Cell, Numbers, Row
+from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLE_PREFIX, STYLES
+from evaluation.editing_suite import INDEPENDENT, Cell, Numbers, Row, means
 from pipeline.frechet import FEWEST
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -70,6 +70,14 @@ class Table:
     paper: papers.PaperTable | None = None
 
 
+KINDS = (ATTRIBUTES, PAIRS)
+ABLATED = (
+    ("FID ↓", ATTRIBUTES, "fid", "%.3f", 1.0), ("CMP ↑", ATTRIBUTES, "cmp", "%.3f", 1.0), ("AMA ↑", ATTRIBUTES, "ama", "%.1f", 100.0),
+    ("AMA, several ↑", PAIRS, "ama", "%.1f", 100.0), ("IDS ↑", ATTRIBUTES, "ids", "%.3f", 1.0),
+    ("same person ↑", ATTRIBUTES, "same_person", "%.1f", 100.0), ("unasked changes ↓", ATTRIBUTES, "collateral", "%.2f", 1.0),
+)  # fmt: skip
+
+
 def write(findings: Findings, folder: Path) -> list[Path]:
     """Write index.html and its pictures into a folder; return their paths, the page first."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,20 +105,21 @@ def write(findings: Findings, folder: Path) -> list[Path]:
 
 
 def hypereditor_table(findings: Findings) -> Table:
-    """Return our rows in the layout of HyperEditor Table 1."""
+    """Return our rows in the layout of HyperEditor Table 1, the best of those that are shown marked."""
+    shown = compared(findings.rows)
     rows = {label: row for label, row in findings.rows.items() if row.attributes}
     heads = {"psnr_db": ("PSNR ↑", "%.2f"), "lpips": ("LPIPS ↓", "%.3f"), "ssim": ("SSIM ↑", "%.3f"), "ids": ("IDS ↑", "%.3f")}
-    means = {label: row.attributes for label, row in rows.items()}
-    columns = {heading: _column(means, name, form=form) for name, (heading, form) in heads.items()}
+    numbers = {label: row.attributes for label, row in rows.items()}
+    columns = {heading: _column(numbers, name, form=form, among=shown) for name, (heading, form) in heads.items()}
     for place, name in enumerate(findings.fid):
         cells = {label: _numbers(row.cells.get(name)) for label, row in rows.items()}
-        columns[f"FID-{place} ↓"] = _column(cells, "fid", form="%.3f")
-    columns["CS ↑"] = _column(means, "cs", form="%.2f")
-    if any(f"{INDEPENDENT}cs" in numbers for numbers in means.values()):
-        columns["CS, independent ↑"] = _column(means, f"{INDEPENDENT}cs", form="%.2f")
-    columns["Success ↑"] = _column(means, "success", form="%.1f", scale=100)
+        columns[f"FID-{place} ↓"] = _column(cells, "fid", form="%.3f", among=shown)
+    columns["CS ↑"] = _column(numbers, "cs", form="%.2f", among=shown)
+    if any(f"{INDEPENDENT}cs" in found for found in numbers.values()):
+        columns["CS, independent ↑"] = _column(numbers, f"{INDEPENDENT}cs", form="%.2f", among=shown)
+    columns["Success ↑"] = _column(numbers, "success", form="%.1f", scale=100, among=shown)
     columns["Nop ↓"] = {label: Value(text=millions(row.heads or row.parameters)) for label, row in rows.items()}
-    return _table(columns, compared(rows), paper=papers.HYPEREDITOR_1)
+    return _table(columns, shown, paper=papers.HYPEREDITOR_1)
 
 
 def clipinverter_table(rows: Mapping[str, Row]) -> Table:
@@ -124,15 +133,26 @@ def clipinverter_table(rows: Mapping[str, Row]) -> Table:
 
 
 def ablation_table(rows: Mapping[str, Row]) -> Table | None:
-    """Return the rows that leave something out, each below the row that it is compared with (CLIPInverter Table 4); None without any."""
-    wanted = {row.ablates for row in rows.values() if row.ablates is not None}
-    chosen = {label: row for label, row in rows.items() if row.ablates is not None or label in wanted}
-    if not wanted:
-        return None
-    numbers = {label: row.attributes for label, row in chosen.items()}
-    forms = (("FID ↓", "fid", "%.3f", 1.0), ("CMP ↑", "cmp", "%.3f", 1.0), ("AMA ↑", "ama", "%.1f", 100.0), ("IDS ↑", "ids", "%.3f", 1.0))
-    columns = {heading: _column(numbers, name, form=form, scale=scale) for heading, name, form, scale in forms}
-    return _table(columns, chosen, paper=papers.CLIPINVERTER_4)
+    """Return the rows that leave something out, each below the row that it is compared with (CLIPInverter Table 4); None without any.
+
+    Figures are over what all rows of a group were asked, and the best is that of the group.
+    """
+    groups: dict[str, dict[str, Row]] = {}
+    for label, row in rows.items():
+        if row.ablates in rows and row.sweep is None and not row.reworded:
+            groups.setdefault(str(row.ablates), {str(row.ablates): rows[str(row.ablates)]})[label] = row
+    columns: dict[str, dict[str, Value]] = {}
+    for group in groups.values():
+        asked = set.intersection(*(set(row.cells) for row in group.values()))
+        numbers = {
+            label: {kind: means([cell for name, cell in row.cells.items() if name in asked and cell.group == kind]) for kind in KINDS}
+            for label, row in group.items()
+        }
+        for heading, kind, name, form, scale in ABLATED:
+            column = _column({label: found[kind] for label, found in numbers.items()}, name, form=form, scale=scale)
+            columns.setdefault(heading, {}).update(column)
+    chosen = {label: row for group in groups.values() for label, row in group.items()}
+    return _table(columns, chosen, paper=papers.CLIPINVERTER_4) if groups else None
 
 
 def sweep_table(rows: Mapping[str, Row]) -> Table | None:

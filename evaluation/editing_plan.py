@@ -40,8 +40,8 @@ class Method:
     `strength` is that of all instructions but those in `strengths`; None leaves each its own. `pack` holds the editor where it was trained
     apart, on the same generator, and `packs` one for each instruction, which are then all that the row follows. `wordings` is a file that
     says instructions, by name, in other words. `ablates` names the row that this one leaves something out of, and `worse_on` the figure
-    that it should be worse on for that. `sweep` is the lambda_std that a row of HyperEditor Table 3 was trained with. `instructions` are
-    all where empty.
+    that it should be worse on for that (empty where nobody says so). `sweep` is the lambda_std that a row of HyperEditor Table 3 was
+    trained with. `instructions` are all where empty.
     """
 
     editor: str = "hypereditor"
@@ -90,6 +90,8 @@ class Plan:
     """Pack with a CLIP, and where it has one an attribute classifier, that no editor was trained with: they judge beside the pack's."""
     transfer: Mapping[str, str] = field(default_factory=dict)
     """Packs with other generators of the same shape, by what they show, that HyperEditor's offsets are tried on."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why claims do not hold, by words of theirs: the page says it beside the numbers."""
     device: str = "cpu"
     """What the pack's device is called."""
     seed: int = HELD_OUT_SEED
@@ -146,7 +148,7 @@ def load_plan(path: str | Path, *, instructions: Sequence[Instruction], **option
         entries = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PackError(f"--methods {path}: expected a YAML file of rows: {' '.join(str(error).split())}") from None
-    known = ("methods", "pairs", "fid", "interpolated", "transfer")
+    known = ("methods", "pairs", "fid", "interpolated", "transfer", "reasons")
     found = _fields(entries, known, where=f"--methods {path}")
     rows = found.pop("methods", None)
     if not isinstance(rows, Mapping) or not rows:

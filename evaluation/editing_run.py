@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from evaluation import editing_page, editing_sheets, samples
-from evaluation.editing_checks import Check, checks
+from evaluation.editing_checks import Check, checks, explained
 from evaluation.editing_page import Findings, Sheet
 from evaluation.editing_plan import ATTRIBUTES, PAIRS, STYLES, Plan, Prepared, Say, check_texts, group, prepare
 from evaluation.editing_suite import COLUMNS, Inversions, Judge, Row, measure_row
@@ -48,8 +48,8 @@ def ready(pack: Pack, plan: Plan, *, say: Say) -> Ready:
     """Load what a plan needs: a wrong name ends a run before its first hour. Raises PackError or InstructionError."""
     names = [one.name for one in plan.all_instructions]
     for label, method in plan.methods.items():
-        if method.worse_on not in COLUMNS:
-            raise PackError(f"row {label!r}: worse_on {method.worse_on!r}: expected one of {', '.join(sorted(COLUMNS))}")
+        if method.worse_on and method.worse_on not in COLUMNS:
+            raise PackError(f"row {label!r}: worse_on {method.worse_on!r}: expected one of {', '.join(sorted(COLUMNS))}, or '' for none")
     found = Ready(rows=prepare(pack, plan, say=say), others=_others(pack, plan), judge=_judge(pack, plan))
     if found.judge is not None:
         check_texts(plan.all_instructions, found.judge)
@@ -74,7 +74,7 @@ def measure(
     for label, prepared in loaded.rows.items():
         measured[label] = session.row(prepared, kept, say=say)
         _keep(folder, session.figures(measured, []))
-    done = checks(measured)
+    done = explained(checks(measured), plan.reasons)
     for check in done:
         say(f"{'holds' if check.holds else 'DOES NOT HOLD'}: {check.claim}: {check.numbers}")
     figures = session.figures(measured, done)

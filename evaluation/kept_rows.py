@@ -36,7 +36,7 @@ class KeptRows:
     @classmethod
     def of(cls, output: Path, *, pack: Pack, plan: Plan, judge: Pack | None, features: Mapping[str, str]) -> KeptRows:
         """Return the rows that a run with this output folder may have left; `features` say what LPIPS and the like rest on."""
-        asked = replace(plan, methods={}, transfer={}, fid=(), interpolated=())
+        asked = replace(plan, methods={}, transfer={}, fid=(), interpolated=(), reasons={})
         inputs = {
             "pack": pack.sha256, "judge": judge.sha256 if judge is not None else None, "plan": asdict(asked), "code": _code(),
             "features": dict(features), "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},

@@ -53,7 +53,9 @@ def main() -> int:
         found = NadaOffsets.between(base.generator(), {text: pack.generator() for text, pack in packs.items()})
         config = {"texts": list(found.texts), "size": base.info.size, "channels": dict(base.generator().channels)}
         told = {"packs": {text: pack.sha256 for text, pack in packs.items()}}
-        sha256 = add(base, options.output, name="nada", module=found, config=config, settings=told)
+        took = [info.numbers.get("training_s") for info in (pack.info.networks["generator"] for pack in packs.values())]
+        numbers = {"training_s": sum(seconds for seconds in took if seconds)} if all(took) else {}
+        sha256 = add(base, options.output, name="nada", module=found, config=config, settings=told, numbers=numbers)
     except (PackError, OutputError, ValueError) as error:
         print(f"nada_offsets: {error}", file=sys.stderr)
         return 2

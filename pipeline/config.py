@@ -241,6 +241,6 @@ def explain(message: str, options: Sequence[str]) -> str:
     choices = re.search(r"Literal\[([^\]]*)\]", flat)
     valid = re.findall(r"'([^']*)'", choices[1]) if choices else []
     types = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", flat))
-    if valid and not types:
+    if valid and not types.keys() - {"NoneType"}:
         return f"--{key[1]} {value[1]}: {nearest(value[1], valid)}"
     return f"--{key[1]} {value[1]}: expected {' or '.join([*types, *valid]) or flat}".replace("NoneType", "null")

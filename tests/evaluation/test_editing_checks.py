@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluation.editing_checks import checks, compared, ranks
+from evaluation.editing_checks import checks, compared, explained, ranks
+from evaluation.editing_page import ablation_table
 from evaluation.editing_suite import Cell, Row
 
 GOOD = {
@@ -90,7 +91,10 @@ def test_rows_that_follow_only_some_instructions_are_not_compared() -> None:
 def test_the_sweep_has_to_shrink() -> None:
     rows = {f"{sweep}": row("hypereditor", GOOD, sweep=sweep, parameters=size) for sweep, size in ((1.0, 5), (0.2, 9), (0.6, 7))}
     assert found(rows, words="fewer parameters") == [True]
-    assert found({**rows, "0.6": row("hypereditor", GOOD, sweep=0.6, parameters=1)}, words="fewer parameters") == [False]
+    assert found(
+        {**rows, "0.6": row("hypereditor", GOOD, sweep=0.6, parameters=1), "equal": row("hypereditor", GOOD, sweep=1.0, parameters=5)},
+        words="fewer parameters",
+    ) == [False]
 
 
 def test_a_selection_of_layers_has_to_be_small_and_as_good() -> None:
@@ -109,3 +113,50 @@ def test_other_words_have_to_succeed_as_often() -> None:
 def test_equals_share_the_better_rank() -> None:
     assert ranks({"a": 1.0, "b": 2.0, "c": 2.0}, more=True) == {"b": 1, "c": 1, "a": 3}
     assert ranks({"a": 1.0, "b": 2.0}, more=False) == {"a": 1, "b": 2}
+
+
+def test_what_is_asked_here_is_checked_as_numbers() -> None:
+    rows = {"HE": row("hypereditor", GOOD), "CI": row("clipinverter", {**GOOD, "ama": 0.86})}
+    assert found(rows, words="HE reaches 90% success") == [True] and found(rows, words="CI reaches 85% AMA") == [True]
+    assert found(rows, words="CI reaches 60% AMA over several") == [True]
+    low = {"HE": row("hypereditor", {**GOOD, "success": 0.89}), "CI": row("clipinverter", {**GOOD, "ama": 0.5})}
+    assert found(low, words="reaches") == [False, False, False]
+
+
+def test_hypereditor_is_ranked_among_methods_on_the_same_inversions() -> None:
+    middle = {**GOOD, "psnr_db": 22.0, "lpips": 0.2, "ssim": 0.8}
+    rows = {"HE": row("hypereditor", middle), "A": row("sefa", GOOD), "B": row("ganspace", GOOD), "C": row("tedigan", WORSE)}
+    rows["HS"] = row("hypereditor", GOOD, inverter="hyperstyle")
+    assert found(rows, words="On the inversions of e4e alone") == [False]
+    assert found({**rows, "B": row("ganspace", WORSE)}, words="On the inversions of e4e alone") == [True]
+    assert found(rows, words="On the inversions of hyperstyle") == []
+
+
+def test_a_styled_person_is_compared_with_nada_s() -> None:
+    rows = {"HE": row("hypereditor", GOOD, style=1.0), "N": row("nada", WORSE, style=0.5)}
+    assert found(rows, words="leaves a styled person the same more often than N") == [True]
+    assert found({**rows, "N": row("nada", GOOD, style=0.5)}, words="leaves a styled person") == [False]
+
+
+def test_a_claim_that_nobody_makes_is_not_checked_and_reasons_are_given_where_one_fails() -> None:
+    rows = {"HE": row("hypereditor", WORSE), "3x3": row("hypereditor", GOOD, ablates="HE", worse_on="")}
+    rows["SC"] = row("styleclip_optimisation", GOOD)
+    assert found(rows, words="3x3 is worse") == []
+    told = explained(checks(rows), {"highest CLIP score": "it descends on CLIP", "reaches 90%": "not said"})
+    assert [check.reason for check in told if "highest CLIP score" in check.claim] == ["it descends on CLIP"]
+    assert all(not check.reason for check in told if check.holds)
+
+
+def test_ablations_stand_below_their_row_over_what_all_of_a_group_were_asked() -> None:
+    few = row("hypereditor", GOOD, ablates="HE")
+    few = replace(few, cells={"smile": few.cells["smile"]}).summed()
+    whole = row("hypereditor", WORSE)
+    whole = replace(whole, cells={**whole.cells, "old": replace(whole.cells["old"], numbers=GOOD)}).summed()
+    rows = {"CI": row("clipinverter", {**GOOD, "ama": 0.7}), "HE": whole, "no cycle": row("clipinverter", WORSE, ablates="CI"), "few": few}
+    table = ablation_table({**rows, "swept": row("hypereditor", GOOD, ablates="HE", sweep=0.6), "alone": row("sefa", GOOD)})
+    assert table is not None and list(table.rows) == ["CI", "no cycle", "HE", "few"]
+    ama, several = table.headings.index("AMA ↑"), table.headings.index("AMA, several ↑")
+    assert [values[ama].text for values in table.rows.values()] == ["70.0", "50.0", "50.0", "80.0"]
+    assert [values[ama].best for values in table.rows.values()] == [True, False, False, True]
+    assert [values[several].text for values in table.rows.values()] == ["70.0", "50.0", "–", "–"]
+    assert ablation_table({"alone": row("sefa", GOOD)}) is None

@@ -24,6 +24,8 @@ FEW: Mapping[str, tuple[str, ...]] = {
     "interfacegan": ("--editor_settings.labelled", "200"),
 }
 GLASSES = {"name": "glasses", "source": "a face", "target": "a face with glasses", "expects": {"glasses": True}}
+BLIND = ("ganspace", "sefa")
+"""No component of theirs moves glasses (docs/editors.md)."""
 QUICK = ("hairclip",)
 """Run in every test run; HyperEditor runs in most tests of jobs, the others run with the long ones."""
 NAMES = editor_names(read_info(PACK)[0])
@@ -47,7 +49,7 @@ def test_it_runs_end_to_end_and_resumes(editor: str, raw: Path, joined: Mapping[
     flags = ["--pack", str(PACK), "--editor", editor, "--instructions", str(listed), *FEW.get(editor, ())]
     rows = resumed_equals_whole(raw, flags, tmp_path, env=joined)
     assert [(row["status"], row["editor"]) for row in rows] == [("ok", editor)] * 4
-    if editor not in FEW:  # with so few steps those are not done
+    if editor not in FEW and editor not in BLIND:  # with so few steps those are not done
         assert sum(bool(row["success"]) for row in rows) >= 2
 
 
