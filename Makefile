@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
+BENCHMARKS := render factorised editing_step backends pipeline train_data train_workers
 export PYTHON
 
 .PHONY: help setup demo test test-long check bench bench-quick bench-gpu train-smoke pack lock clean
@@ -28,13 +29,7 @@ check: setup ## ruff, mypy and the length of the files
 	@$(PY) -m pytest --quiet --no-header tests/house/test_tree.py -k length
 
 bench: setup ## measure speeds against the floors in benchmarks/floors.yaml
-	@$(PY) -m benchmarks.render
-	@$(PY) -m benchmarks.factorised
-	@$(PY) -m benchmarks.editing_step
-	@$(PY) -m benchmarks.backends
-	@$(PY) -m benchmarks.pipeline
-	@$(PY) -m benchmarks.train_data
-	@$(PY) -m benchmarks.train_workers
+	@missed=0; for name in $(BENCHMARKS); do $(PY) -m benchmarks.$$name || missed=1; done; exit $$missed
 
 bench-quick: setup ## check in a few minutes the floors that a change of an edit can miss
 	@$(PY) -m benchmarks.factorised --layers '[8]' --batches '[4]'

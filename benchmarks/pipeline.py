@@ -53,7 +53,7 @@ class Options:
         instructions: Instructions of the throughput, a YAML file.
         memory: Numbers of portraits whose peaks are compared; none leaves that out.
         batch: Pictures in one forward pass.
-        threads: Threads of the loop and of the worker.
+        threads: Threads of the loop: as many as there are cores. The pipeline shares them out by itself.
         pack: Pack whose networks run.
     """
 
@@ -122,7 +122,7 @@ def _batches(raw: str, aligner: Aligner, size: int) -> Iterator[Sequence[ImageHW
 def run_job(raw: Path, output: Path, options: Options, *instructions: str) -> dict[str, object]:
     """Run the edit job on a Ray of its own and return its run.json, with `peak_bytes` of all its processes."""
     command = [sys.executable, "jobs/edit_dataset.py", "--input", str(raw), "--output", str(output), "--pack", options.pack]
-    command += ["--instructions", *instructions, "--batch_size", str(options.batch), "--workers.threads", str(options.threads)]
+    command += ["--instructions", *instructions, "--batch_size", str(options.batch)]
     command += ["--tracking.enabled", "false"]
     mark = str(output)
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {MARK: mark}

@@ -16,11 +16,14 @@ SHOWN: Mapping[str, tuple[str, str]] = {
 }
 """Metric below a row's name -> file and words."""
 MOST_ROWS = 8
+FEWEST_RUNS = 2
 
 
 def trends(runs: Sequence[PastRun]) -> dict[str, tuple[str, bytes]]:
-    """Return PNGs by file name with the words of their measure; `runs` are in order of time, the last is the latest."""
-    found = {}
+    """Return PNGs by file name with the words of their measure; `runs` are in order of time, the last is the latest; one shows no trend."""
+    found: dict[str, tuple[str, bytes]] = {}
+    if len(runs) < FEWEST_RUNS:
+        return found
     for measure, (name, words) in SHOWN.items():
         lines = lines_of(runs, measure)
         if lines:

@@ -23,7 +23,7 @@ from models.pack_format import PackError
 from pipeline.config import ConfigError, parse_config
 from pipeline.lock import OutputError
 from pipeline.plan import make_plan
-from pipeline.run import dry_run, run_job, say
+from pipeline.run import dry_run, plan_job, run_job, say
 from pipeline.shards import InputError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the job and return its exit code."""
     try:
         plan = make_plan(parse_config(argv))
-        summary = dry_run(plan) if plan.config.dry_run else run_job(plan)
+        summary = dry_run(plan) if plan.config.dry_run else plan_job(plan) if plan.config.plan else run_job(plan)
     except KeyboardInterrupt:
         say("interrupted: shards that were committed stay; the same command goes on from there")
         return INTERRUPTED

@@ -28,12 +28,12 @@ Reprocess = Literal["failed", "changed", "all"]
 # What may differ between two runs of one output without changing what is written: where things are, how wide the run is, what it tells
 # about itself. (Batch size and threads move sums by rounding only; every manifest row says the backend.)
 _NOT_IN_HASH = frozenset(
-    {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "preview"}
+    {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "plan", "preview"}
 )
 # Options that came later: their defaults, like empty settings, are left out, so that outputs made before keep their hash.
 _LATER: Mapping[str, object] = {"align": "face", "backend": EAGER, "precision": FLOAT32}
 _LISTS = frozenset({"--instructions", "--keep"})
-_SWITCHES = frozenset({"--dry_run", "--allow_lpips_download"})
+_SWITCHES = frozenset({"--dry_run", "--plan", "--allow_lpips_download"})
 
 
 class ConfigError(ValueError):
@@ -107,6 +107,8 @@ class EditConfig:
     """Let LPIPS fetch the released AlexNet weights where the machine lacks them."""
     dry_run: bool = False
     """Check everything, print the plan and stop."""
+    plan: bool = False
+    """Check everything, try one batch on a worker, say how much the job would make and how long that would take, and stop."""
     image_ext: str = ""
     """Member that holds the picture, such as 'jpg'; needed only where samples hold several pictures."""
     preview: int = 0

@@ -66,7 +66,7 @@ class Status:
         parts = [rate, f"{self.counts.failed} failed"]
         if self.total:
             left = max(self.total.samples - done, 0)
-            parts.append(f"{_duration(left * self.seconds / done)} left" if left else "all edited")
+            parts.append(f"{duration(left * self.seconds / done)} left" if left else "all edited")
         return ", ".join(parts)
 
     def line(self) -> str:
@@ -156,7 +156,7 @@ class ProgressDisplay:
             yield status
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

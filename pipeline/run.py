@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 
 from pipeline.backend_names import AUTO
 from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
+from pipeline.config import ConfigError
+from pipeline.estimate import Probe, estimate
 from pipeline.kept_running import Kept, keep, read_kept
 from pipeline.lock import WORK
 from pipeline.plan import JobPlan
-from pipeline.progress import ProgressDisplay
+from pipeline.progress import ProgressDisplay, duration
 from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
 from pipeline.resume import Output, ResumePlan, open_output, plan_resume
@@ -51,6 +53,43 @@ def dry_run(plan: JobPlan) -> dict[str, object]:
             storage.remove_if_empty("")
     _announce(plan, resume)
     return {"dry_run": True, "shards": len(plan.shards), "todo": len(resume.todo), "done": len(resume.done), "output": plan.output}
+
+
+def plan_job(plan: JobPlan) -> dict[str, object]:
+    """Check the output too, try one batch of what is left to do on a worker, say what the whole would take and return it.
+
+    Raises ConfigError where no sample of that batch can be used.
+    """
+    offer_token()
+    found = dry_run(plan)
+    storage = Storage(plan.output)
+    todo = _resume(_as_before(plan, storage), storage).todo if storage.exists() else plan.shards
+    if not todo:
+        return {**found, "plan": True}
+    try:
+        cluster = connect()
+        pool = plan_pool(plan.config, cluster, shards=len(todo), of=len(plan.shards), worker_bytes=plan.worker_bytes)
+        say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}; trying a batch of {todo[0].url}")
+        tried = _probed(plan, todo[0], pool)
+    finally:
+        disconnect()
+    if not tried.samples:
+        raise ConfigError(f"--plan: none of the first {tried.failed} samples of {todo[0].url} can be used: {tried.reason}")
+    whole = estimate(tried, todo, instructions=len(plan.instructions), workers=pool.max_workers)
+    say(
+        f"about {whole.samples} samples in {len(todo)} shards, {tried.failed} of the {tried.samples + tried.failed} tried could not be used"
+    )
+    say(f"about {whole.images} pictures at {whole.images_per_s:.3g} images/s by {pool.max_workers} worker(s): {duration(whole.seconds)}")
+    say(f"about {whole.output_bytes / 1e9:.3g} GB to write; {whole.worker_bytes / 2**30:.2f} GiB of memory for a worker")
+    return {**found, "plan": True, **dataclasses.asdict(whole), "workers": pool.max_workers}
+
+
+def _probed(plan: JobPlan, shard: Shard, pool: Pool) -> Probe:
+    from pipeline.stream import Reading, probe
+
+    config = plan.config
+    reading = Reading(limits=config.limits, image_ext=config.image_ext, align=config.align, first=0)
+    return probe(shard, settings=_settings(plan, "plan", pool), reading=reading, pool=pool)
 
 
 def run_job(plan: JobPlan) -> dict[str, object]:
@@ -114,7 +153,7 @@ def _chosen(plan: JobPlan, output: Output, *, shards: int, outcome: Outcome) -> 
 
     try:
         pool = plan_pool(plan.config, connect(), shards=shards, of=len(plan.shards), worker_bytes=plan.worker_bytes)
-        chosen, notes = choose_running(_settings(plan, output, pool), pool)
+        chosen, notes = choose_running(_settings(plan, output.run_id, pool), pool)
     except BaseException:
         disconnect()
         raise
@@ -208,14 +247,14 @@ def _round(plan: JobPlan, output: Output, shards: Sequence[Shard], *, pool: Pool
     board = make_board(len(shards))
     reading = Reading(limits=config.limits, image_ext=config.image_ext, align=config.align, first=config.preview)
     with ProgressDisplay(lambda: read_board(board)):
-        for result in run_shards(shards, pool=pool, settings=_settings(plan, output, pool), reading=reading, board=board):
+        for result in run_shards(shards, pool=pool, settings=_settings(plan, output.run_id, pool), reading=reading, board=board):
             outcome.results.append(result)
             for note in (*result.notes, *([result.damage] if result.damage else [])):
                 say(f"shard {result.shard}: {note}")
         outcome.seconds += read_board(board).seconds
 
 
-def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
+def _settings(plan: JobPlan, run_id: str, pool: Pool) -> WorkerSettings:
     config = plan.config
     return WorkerSettings(
         pack=plan.pack_url,
@@ -230,7 +269,7 @@ def _settings(plan: JobPlan, output: Output, pool: Pool) -> WorkerSettings:
         allow_lpips_download=config.allow_lpips_download,
         wish=Wish(instructions=plan.instructions, keep=frozenset(config.keep), seed=config.seed),
         output=plan.output,
-        run_id=output.run_id,
+        run_id=run_id,
         config_hash=plan.config_hash,
         pack_hash=plan.pack_hash,
         registry=plan.registry,

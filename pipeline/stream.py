@@ -22,6 +22,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutO
 
 from pipeline.cluster import FEED_CPUS, Pool
 from pipeline.config import Align, ConfigError
+from pipeline.estimate import Probe
 from pipeline.images import Limits
 from pipeline.ledger import DEATHS_BEFORE_CARE, Attempt
 from pipeline.progress import Board, Counts, Status
@@ -248,6 +249,19 @@ def choose_running(settings: WorkerSettings, pool: Pool) -> tuple[Running, tuple
     """Find out on a worker's device what `auto` comes to; return that, and notes that say why."""
     reference = _choose_running.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(settings)
     return ray.get(reference)
+
+
+@ray.remote(max_retries=0)
+def _probe(settings: WorkerSettings, task: ShardTask) -> Probe:
+    from pipeline.probe import probe_batch
+
+    return probe_batch(settings, task, _aligner(settings.source, task.align))
+
+
+def probe(shard: Shard, *, settings: WorkerSettings, reading: Reading, pool: Pool) -> Probe:
+    """Try a batch of a shard on a worker's device; return what it took."""
+    task = ShardTask(url=shard.url, name=shard.name, limits=reading.limits, image_ext=reading.image_ext, align=reading.align)
+    return ray.get(_probe.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote(settings, task))
 
 
 @ray.remote(num_cpus=FEED_CPUS, max_retries=1)

@@ -29,7 +29,7 @@ from tests.models.small_pack import CONFIGS, write_small_pack
 JOB = str(ROOT / "jobs" / "edit_dataset.py")
 SMILE = "smile: a face -> a smiling face @1.2"
 BEARD = "beard: a face -> a face with a beard"
-TIMED = {"run.json", "report.html", "sheet.png"}  # hold timings; the sheet belongs to the report
+TIMED = {"run.json", "report.html", "sheet.png", "README.md", "croissant.json"}  # hold timings; the sheet belongs to the report
 
 
 @dataclass(frozen=True, kw_only=True)
