@@ -80,7 +80,9 @@ def lay_out(method: object) -> None:
         if hasattr(value, "invert"):
             lay_out(value)
         elif isinstance(value, nn.Module) and not isinstance(value, Generator):
-            value.to(memory_format=torch.channels_last)
+            for module in value.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)
 
 
 def _precision(running: Running, *, inverter: str, editor: str | None, device: str) -> Precision:
