@@ -98,6 +98,6 @@ def test_an_editor_that_was_trained_apart_runs_by_its_name(
     ended = run([*flags, "--instructions", str(listed), "--tracking.enabled", "false"], env=joined)
     assert ended.code == 0, ended.err[-3000:]
     assert ended.result["images"] == len(world.keys["part-0"]) - 1
-    wrong = run([*flags, "--instructions", "hat: a face -> a face with a hat", "--dry_run"])
+    wrong = run([*flags, "--output", str(tmp_path / "other"), "--instructions", "hat: a face -> a face with a hat", "--dry_run"])
     assert wrong.code == (0 if editor == "deltaedit" else 2)
     assert editor == "deltaedit" or f"{editor} was trained for certain targets" in wrong.err
