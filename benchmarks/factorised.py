@@ -46,6 +46,7 @@ class Options:
         batch: Samples of the pack's generator.
         layers: Sizes of the single convolutions.
         batches: Samples of the single convolutions.
+        whole: Measure the pack's generator too.
         threads: Threads of torch.
         pack: Pack whose generator and HyperEditor are run.
     """
@@ -54,6 +55,7 @@ class Options:
     batch: int = 4
     layers: tuple[int, ...] = (8, 16, 32, 64)
     batches: tuple[int, ...] = (1, 4, 8)
+    whole: bool = True
     threads: int = 2
     pack: str = "packs/portraits64"
 
@@ -146,7 +148,7 @@ def main() -> int:
     options = jsonargparse.auto_cli(Options, as_positional=False)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    found = end_to_end(Pack.load(options.pack), batch=options.batch, rounds=options.rounds)
+    found = end_to_end(Pack.load(options.pack), batch=options.batch, rounds=options.rounds) if options.whole else {}
     for size in options.layers:
         for batch in options.batches:
             found |= layer(size, batch=batch, rounds=options.rounds)

@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 
-from pipeline.backend_names import AUTO, EAGER, mix, per_graph
+from pipeline.backend_names import AUTO, EAGER, canonical, mix, per_graph
 from trt_engines.graphs import BackendError, Graph, Load, Runner, Tensors
 
 LOADERS: Mapping[str, str] = {
@@ -75,7 +75,7 @@ def _fastest(graphs: Sequence[Graph], *, device: str, batch_size: int) -> Choice
                 notes.append(f"--backend {name}: {graph.name} works and is no faster than eager here: {speed:.2f} times its speed")
             elif graph.name not in best or speed > best[graph.name][0]:
                 best[graph.name] = speed, name, runner
-    chosen = mix({graph: name for graph, (_, name, _) in best.items()})
+    chosen = canonical(mix({graph: name for graph, (_, name, _) in best.items()}))
     told = ", ".join(f"{graph} {speed:.2f} times as fast as eager" for graph, (speed, _, _) in best.items())
     notes.append(f"--backend auto takes {chosen}" + (f": {told}" if told else ": nothing better works here"))
     return Choice(name=chosen, runners={graph: runner for graph, (_, _, runner) in best.items()}, notes=tuple(dict.fromkeys(notes)))

@@ -121,6 +121,6 @@ def test_the_probe_of_a_cpu_sees_what_a_batch_takes() -> None:
         return int(torch.ones(batch * 50 * 2**20, dtype=torch.uint8)[-1])
 
     small, large = (batch_probe.resident_peak(lambda batch=batch: run(batch)) for batch in (1, 4))  # type: ignore[misc]
-    assert 100 * 2**20 < large - small < 200 * 2**20
+    assert 100 * 2**20 < large - small < 220 * 2**20  # up to the whole of the larger batch, where the heap had room for the smaller one
     assert 1 <= fitting_batch(run, device="cpu", part=1.0) <= 16
     assert batch_probe.memory_bytes("cpu") > 2**20
