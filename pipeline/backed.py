@@ -16,11 +16,11 @@ from models.editors import Editor, HyperEditorEditor
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.inverters import EncoderInverter, Inverter, pooled
-from models.state import FactorisedOffset, GeneratorState
+from models.state import GeneratorState
 from models.stylegan2 import Generator
 from pipeline.backend_names import EAGER
 from pipeline.backends import choose
-from trt_engines.editing_generator import shared_offsets
+from trt_engines.editing_generator import offsets_of, shared_offsets
 from trt_engines.graphs import Graph, Runner, Tensors, encoder_graph, generator_graph, heads_graph, trunk_graph
 
 
@@ -72,10 +72,7 @@ class BackedEditor:
     @torch.no_grad()
     def edit(self, inversion: Inversion, instruction: Instruction) -> GeneratorState:
         """Return the state with the edit's offsets."""
-        outs, ins = self._vectors(inversion, instruction)
-        parts = (value.split([shared.shape[side] for shared in self._shared.values()], dim=1) for side, value in enumerate((outs, ins)))
-        pairs = zip(self._shared.items(), *parts, strict=True)
-        offsets = {index: FactorisedOffset(out_BO=out, in_BI=into, shared_OI=shared) for (index, shared), out, into in pairs}
+        offsets = offsets_of(self._shared, *self._vectors(inversion, instruction))
         edit = GeneratorState(latents_BLD=inversion.state.latents_BLD, offsets=offsets).scaled(instruction.strength)
         return inversion.state.composed(edit)
 

@@ -9,7 +9,7 @@ from datetime import datetime
 import mlcroissant as mlc
 import pyarrow as pa
 
-from pipeline.dataset_card import CARD, card
+from pipeline.dataset_card import CARD, about, title_of
 from pipeline.manifest import SCHEMA
 from pipeline.storage import Storage
 
@@ -56,10 +56,9 @@ def write_croissant(storage: Storage) -> None:
 
 def croissant(record: Mapping[str, object]) -> str:
     """Return the file of a run, checked by the library of the format."""
-    title = str(record["output"]).rstrip("/").split("/")[-1]
-    about = card(record).split("\n# ", 1)[1].split("\n\n")[1]
+    title = title_of(record)
     metadata = mlc.Metadata(
-        name=title, description=about, version=VERSION, license="that of the input", url=str(record["output"]),
+        name=title, description=about(record), version=VERSION, license="that of the input", url=str(record["output"]),
         date_published=datetime.strptime(str(record["ended"]), "%Y-%m-%d %H:%M:%S %Z"), cite_as=f"{title}, made by hyperedit; see {CARD}",
         distribution=[
             mlc.FileSet(id=SHARDS, name=SHARDS, description="WebDataset shards: pictures, edits.json and members of the input.",

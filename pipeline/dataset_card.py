@@ -26,9 +26,8 @@ def card(record: Mapping[str, object]) -> str:
     assert isinstance(counts, dict) and isinstance(scores, dict)
     instructions = record["instructions"]
     assert isinstance(instructions, list)
-    title = str(record["output"]).rstrip("/").split("/")[-1]
     return _template().render(
-        record=record, counts=counts, pack=record["pack"], title=title, lead=_lead(record, instructions), rows=_rows(instructions, scores),
+        record=record, counts=counts, pack=record["pack"], title=title_of(record), about=about(record), rows=_rows(instructions, scores),
         size_category=size_category(int(counts["samples"])), licence=_licence(record),
     )  # fmt: skip
 
@@ -38,11 +37,21 @@ def size_category(samples: int) -> str:
     return next((name for limit, name in SIZES if samples < limit), LARGEST)
 
 
-def _lead(record: Mapping[str, object], instructions: Sequence[Mapping[str, object]]) -> str:
-    if not instructions:
-        return f"Pictures of `{record['input']}`, aligned and inverted: each as the generator of a pack makes it again."
+def title_of(record: Mapping[str, object]) -> str:
+    """Return what the dataset of a run is called: its folder."""
+    return str(record["output"]).rstrip("/").split("/")[-1]
+
+
+def about(record: Mapping[str, object]) -> str:
+    """Return what the dataset of a run is, in a paragraph."""
+    instructions = record["instructions"]
+    assert isinstance(instructions, list)
     names = ", ".join(str(one["name"]) for one in instructions)
-    return f"Pictures of `{record['input']}`, aligned, inverted and edited by {len(instructions)} instructions: {names}."
+    made = f"aligned, inverted and edited by {len(instructions)} instructions: {names}." if instructions else (
+        "aligned and inverted: each as the generator of a pack makes it again."
+    )  # fmt: skip
+    synthetic = "Every picture in it but the `aligned.png` of each sample was made by a generator: treat it as synthetic."
+    return f"Pictures of `{record['input']}`, {made} {synthetic}"
 
 
 def _rows(instructions: Sequence[Mapping[str, object]], scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:

@@ -200,6 +200,13 @@ class OffsetVectors(nn.Module):
         return torch.cat([offset.out_BO for offset in offsets], dim=1), torch.cat([offset.in_BI for offset in offsets], dim=1)
 
 
+def offsets_of(shared: Mapping[int, Tensor], outs: Tensor, ins: Tensor) -> dict[int, FactorisedOffset]:
+    """Return the offsets of layers with these constant parts (O, I) from their vectors side by side, as `OffsetVectors` returns them."""
+    sides = (value.split([constant.shape[side] for constant in shared.values()], dim=1) for side, value in enumerate((outs, ins)))
+    parts = zip(shared.items(), *sides, strict=True)
+    return {index: FactorisedOffset(out_BO=out, in_BI=into, shared_OI=constant) for (index, constant), out, into in parts}
+
+
 @torch.no_grad()
 def shared_offsets(hypernetwork: HyperEditor) -> dict[int, Tensor]:
     """Return the constant part (O, I) of every tuned layer's offset. Raises ValueError where a head makes kernels or tunes toRGB."""

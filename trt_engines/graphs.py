@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from models.encoders import Encoder4Editing, WEncoder
 from models.hypereditor import HyperEditor
 from models.layers import sides
-from models.state import FactorisedOffset, GeneratorState
+from models.state import GeneratorState
 from models.stylegan2 import Generator
-from trt_engines.editing_generator import EditingGenerator, OffsetVectors, Trunk, shared_offsets
+from trt_engines.editing_generator import EditingGenerator, OffsetVectors, Trunk, offsets_of, shared_offsets
 
 GraphName = Literal["encoder", "trunk", "heads", "generator"]
 Tensors = tuple[Tensor, ...]
@@ -118,9 +118,7 @@ def generator_graph(generator: Generator, hypernetwork: HyperEditor) -> Graph:
     def plain(latents_BLD: Tensor, strength_B1: Tensor, outs: Tensor, ins: Tensor) -> Tensors:
         strength = float(strength_B1[0])  # a state has one constant part for all of its pictures
         assert bool((strength_B1 == strength).all()), "the reference takes one strength for the whole batch"
-        pairs = zip(shared.items(), outs.split(module.outs, dim=1), ins.split(module.ins, dim=1), strict=True)
-        offsets = {index: FactorisedOffset(out_BO=out, in_BI=into, shared_OI=constant) for (index, constant), out, into in pairs}
-        return (generator(GeneratorState(latents_BLD=latents_BLD, offsets=offsets).scaled(strength)),)
+        return (generator(GeneratorState(latents_BLD=latents_BLD, offsets=offsets_of(shared, outs, ins)).scaled(strength)),)
 
     def examples(batch: int, seeded: torch.Generator) -> Tensors:
         weight = generator.conv1.conv.weight
