@@ -22,9 +22,13 @@ KUBERAY: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "house" / "data" / "k
 MANIFESTS: dict[str, dict[str, Any]] = {path.name: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "deploy").glob("*.yaml"))}
 
 
+def schema_of(kind: str) -> dict[str, Any]:
+    return {"$defs": KUBERAY["$defs"], **KUBERAY["kinds"][kind]}
+
+
 def errors(manifest: dict[str, Any]) -> list[str]:
     """Return what KubeRay's definition of such a resource would refuse."""
-    schema = {"$defs": KUBERAY["$defs"], **KUBERAY["kinds"][manifest["kind"]]}
+    schema = schema_of(manifest["kind"])
     return [f"{error.json_path}: {error.message}" for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest)]
 
 
@@ -85,6 +89,88 @@ def _renamed(manifest: dict[str, Any], path: tuple[str | int, ...]) -> dict[str,
 
 def _replaced(manifest: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
     _inside(manifest, path)[path[-1]] = [["neither", "a text nor a number"]]
+    return manifest
+
+
+def _open_objects(schema: object, path: str = "") -> Iterator[str]:
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and "additionalProperties" not in schema:
+            yield path
+        for name, one in schema.items():
+            yield from _open_objects(one, f"{path}.{name}")
+    elif isinstance(schema, list):
+        for place, one in enumerate(schema):
+            yield from _open_objects(one, f"{path}.{place}")
+
+
+@pytest.mark.parametrize("kind", KUBERAY["kinds"])
+def test_the_schema_is_one_and_refuses_every_field_that_it_does_not_name(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema_of(kind))
+    assert list(_open_objects(schema_of(kind))) == []
+
+
+POD = "spec.rayClusterSpec.headGroupSpec.template"
+ONCE, RULE = {"policy": "DeleteSelf"}, {"condition": {"jobStatus": "FAILED"}, "policy": "DeleteSelf"}
+BOTH = {"onSuccess": ONCE, "onFailure": ONCE}
+WORKERS = {"groupName": "gpu", "template": {"spec": {"containers": [{"name": "worker"}]}}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metadata.name", "n" * 47),
+        ("spec.preRunningDeadlineSeconds", 600),
+        ("spec.deletionStrategy", {"deletionRules": [RULE]}),
+        ("spec.deletionStrategy", BOTH),
+        ("spec.rayClusterSpec.authOptions", {"mode": "token", "secretName": "ray", "enableK8sTokenAuth": False}),
+        ("spec.rayClusterSpec.workerGroupSpecs", [WORKERS | {"resources": {"GPU": "1"}, "labels": {"zone": "a"}}]),
+        (f"{POD}.metadata", {"labels": {"team": "editing"}}),
+        (f"{POD}.spec.volumes", [{"name": "packs", "persistentVolumeClaim": {"claimName": "packs"}}]),
+        *[(f"{POD}.spec.containers.0.resources.limits.cpu", amount) for amount in (4, "0.5", ".5", "500m", "1e3", "2Ei")],
+    ],
+)
+def test_what_kuberay_takes_passes(path: str, value: object) -> None:
+    assert errors(_changed(path, value)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metadata.name", "n" * 48),
+        ("metadata.name", "hyperedit.evaluate"),
+        ("metadata.name", "1st"),
+        ("metadata.generateName", "n" * 43),
+        ("spec.activeDeadlineSeconds", 0),
+        ("spec.backoffLimit", -1),
+        ("spec.ttlSecondsAfterFinished", 2**31),
+        ("spec.shutdownAfterJobFinishes", False),
+        ("spec.preRunningDeadlineSeconds", 0),
+        ("spec.submissionMode", "http"),
+        ("spec.managedBy", "hyperedit"),
+        ("spec.deletionStrategy", {}),
+        ("spec.deletionStrategy", {"onSuccess": ONCE}),
+        ("spec.deletionStrategy", BOTH | {"deletionRules": [RULE]}),
+        ("spec.deletionStrategy", {"deletionRules": [RULE | {"condition": {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed"}}]}),
+        ("spec.rayClusterSpec.authOptions.mode", "password"),
+        ("spec.rayClusterSpec.gcsFaultToleranceOptions", {}),
+        ("spec.rayClusterSpec.workerGroupSpecs", [{"groupName": "gpu"}]),
+        ("spec.rayClusterSpec.workerGroupSpecs", [WORKERS | {"scaleStrategy": {"workers": []}}]),
+        (f"{POD}.metadata", {"generateName": "head-"}),
+        (f"{POD}.spec.containers", []),
+        (f"{POD}.spec.tolerations", [{"name": "gpu"}]),
+        (f"{POD}.spec.containers.0.env", [{"name": "TOKEN", "valueFrom": {"secret": "ray"}}]),
+        (f"{POD}.spec.containers.0.resources.limits.cpu", "4 cores"),
+    ],
+)
+def test_what_kuberay_refuses_is_refused(path: str, value: object) -> None:
+    assert errors(_changed(path, value)), path
+
+
+def _changed(path: str, value: object) -> dict[str, Any]:
+    """Return the job with one field more, or with another value in it."""
+    manifest = copy.deepcopy(next(one for one in MANIFESTS.values() if one["kind"] == "RayJob"))
+    steps = tuple(int(step) if step.isdigit() else step for step in path.split("."))
+    _inside(manifest, steps)[steps[-1]] = value
     return manifest
 
 
