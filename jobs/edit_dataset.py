@@ -15,9 +15,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from augmentation.recipe import RecipeError
 from models.instruction import InstructionError
 from models.pack_format import PackError
 from pipeline.config import ConfigError, parse_config
@@ -28,29 +29,39 @@ from pipeline.shards import InputError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 CLEAN_UP_S = 120.0
-USER_ERRORS = (ConfigError, InstructionError, PackError, InputError, OutputError)
+USER_ERRORS = (ConfigError, InstructionError, RecipeError, PackError, InputError, OutputError)
+
+
+def run(argv: Sequence[str]) -> dict[str, object]:
+    """Do what the arguments say and return the summary."""
+    plan = make_plan(parse_config(argv))
+    return dry_run(plan) if plan.config.dry_run else plan_job(plan) if plan.config.plan else run_job(plan)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the job and return its exit code."""
+    return finish("edit_dataset", lambda: run(argv))
+
+
+def finish(job: str, run: Callable[[], dict[str, object]]) -> int:
+    """Run a job, print its summary or say how it ended, and return the exit code."""
     try:
-        plan = make_plan(parse_config(argv))
-        summary = dry_run(plan) if plan.config.dry_run else plan_job(plan) if plan.config.plan else run_job(plan)
+        summary = run()
     except KeyboardInterrupt:
         say("interrupted: shards that were committed stay; the same command goes on from there")
         return INTERRUPTED
     except Exception as error:
-        return _failed(error)
+        return _failed(job, error)
     print(json.dumps(summary, ensure_ascii=False), flush=True)
     return DONE
 
 
-def _failed(error: Exception) -> int:
+def _failed(job: str, error: Exception) -> int:
     """Say what went wrong: in a sentence where the user can mend it, with a traceback otherwise."""
     causes = [cause for cause in _chain(error) if not _is_wrapper(cause)]
     wrong = next((cause for cause in causes if isinstance(cause, USER_ERRORS)), None)
     if wrong is not None:
-        print(f"edit_dataset: {wrong}", file=sys.stderr, flush=True)
+        print(f"{job}: {wrong}", file=sys.stderr, flush=True)
         return WRONG
     traceback.print_exception(error)
     cause = causes[0] if causes else error
@@ -86,7 +97,12 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
-if __name__ == "__main__":
+def stop_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end the job as an interrupt."""
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+if __name__ == "__main__":
+    stop_on_signals()
     sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ Shape legend: B batch, L latent slots (2*log2(size) - 2), D style width, O/I out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -44,7 +44,7 @@ class FactorisedOffset:
         """Return the offset multiplied by `strength`."""
         return replace(self, out_BO=self.out_BO * strength, shared_OI=self.shared_OI * strength)
 
-    def __getitem__(self, rows: slice) -> FactorisedOffset:
+    def __getitem__(self, rows: slice | Tensor) -> FactorisedOffset:
         """Return the offsets of some samples."""
         return replace(self, out_BO=self.out_BO[rows], in_BI=self.in_BI[rows])
 
@@ -101,6 +101,19 @@ class GeneratorState:
         offsets = {i: o if o.shape[0] == 1 else o[start:stop] for i, o in self.offsets.items()}
         return replace(self, latents_BLD=self.latents_BLD[start:stop], offsets=offsets)
 
+    def take(self, rows: Tensor) -> GeneratorState:
+        """Return the images of an index (N,); an offset shared by the whole batch stays shared."""
+        offsets = {i: o if o.shape[0] == 1 else o[rows] for i, o in self.offsets.items()}
+        return replace(self, latents_BLD=self.latents_BLD[rows], offsets=offsets)
+
+    @classmethod
+    def joined(cls, parts: Sequence[GeneratorState]) -> GeneratorState:
+        """Return the images of several states of one domain with offsets for the same layers, one after the other."""
+        offsets: dict[int, AnyOffset] = {}
+        for index in parts[0].offsets:
+            offsets[index] = _joined_offset([part.offsets[index] for part in parts], [len(part) for part in parts])
+        return replace(parts[0], latents_BLD=torch.cat([part.latents_BLD for part in parts]), offsets=offsets)
+
     def to(self, device: torch.device | str) -> GeneratorState:
         """Return the state on another device."""
         return replace(self, latents_BLD=self.latents_BLD.to(device), offsets={i: o.to(device) for i, o in self.offsets.items()})
@@ -122,6 +135,20 @@ def compose_offsets(first: Offsets, second: Offsets) -> dict[int, AnyOffset]:
             a, b = dense(before), dense(after)
             composed[index] = a + b + a * b
     return composed
+
+
+def _joined_offset(parts: Sequence[AnyOffset], sizes: Sequence[int]) -> AnyOffset:
+    first = parts[0]
+    factorised = [part for part in parts if isinstance(part, FactorisedOffset)]
+    if (
+        isinstance(first, FactorisedOffset)
+        and all(part.shared_OI is first.shared_OI for part in factorised)
+        and len(factorised) == len(parts)
+    ):
+        return replace(first, out_BO=torch.cat([p.out_BO for p in factorised]), in_BI=torch.cat([p.in_BI for p in factorised]))
+    if all(part is first for part in parts) and first.shape[0] == 1:
+        return first
+    return torch.cat([dense(part).expand(size, -1, -1, -1, -1) for part, size in zip(parts, sizes, strict=True)])
 
 
 def _check_offset(index: int, offset: AnyOffset, *, batch: int) -> None:

@@ -8,8 +8,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,7 +22,7 @@ from pipeline.feed import Ready
 from pipeline.frechet import Moments, ShardMoments
 from pipeline.images import ImageHWC
 from pipeline.invert import invert, to_pixels, to_tensor
-from pipeline.manifest import INVERSION, Cell, Edited, Row, edit_row, inversion_row, scores_of
+from pipeline.manifest import INVERSION, SCHEMA, Cell, Edited, Row, edit_row, inversion_row, scores_of
 from pipeline.methods import Methods
 from pipeline.sample import FailedSample, SampleFailure
 from pipeline.score import SourceFeatures
@@ -33,11 +35,18 @@ MAX_REASON = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A sample as it goes to disk."""
+    """A sample as it goes to disk, into the tar of its shard in the folder `place`; without members it only counts, and has rows."""
 
     key: str
     members: dict[str, bytes]
     rows: tuple[Row, ...]
+    place: str = "shards"
+    samples: int = 1
+    """Samples of the input that are done with it."""
+    images: int | None = None
+    """Pictures made; as many as rows where nobody says."""
+    tally: Mapping[str, int] = field(default_factory=dict)
+    """What else is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +66,58 @@ class DeviceLostError(RuntimeError):
     """The GPU is in a state that only a new process can leave."""
 
 
-def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchResult:
-    """Edit a batch by all instructions; without any, its inversions are what is written and scored.
+class ShardWork(Protocol):
+    """What is done with the batches of one shard."""
+
+    schema: pa.Schema
+    """Columns of the manifest."""
+    counts_samples: bool
+    """Whether the samples of this shard count for the output; not where another shard of it has them already."""
+
+    def window(self, batch: int) -> int:
+        """Return how many samples `run` takes at a time, for networks that take `batch` pictures."""
+        ...
+
+    def run(self, batch: Sequence[Ready], methods: Methods) -> BatchResult:
+        """Return what a batch became. Raises StageError; then, nothing has changed."""
+        ...
+
+    def done(self) -> None:
+        """Take in what the last run came to."""
+        ...
+
+
+class EditShard:
+    """Edit every batch by all instructions of a wish; without any, its inversions are what is written and scored."""
+
+    schema = SCHEMA
+    counts_samples = True
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+
+    def window(self, batch: int) -> int:
+        """Return as many as the networks take."""
+        return batch
+
+    def run(self, batch: Sequence[Ready], methods: Methods) -> BatchResult:
+        """Return the edited samples, in order. Raises StageError."""
+        return _run(batch, methods, self._wish)
+
+    def done(self) -> None:
+        """Keep nothing: every batch is edited alike."""
+
+
+def run_batch(batch: Sequence[Ready], *, methods: Methods, work: ShardWork) -> BatchResult:
+    """Do the work of a shard on a batch.
 
     When it raises, every sample runs again alone and those that raise again fail with stage and reason. Out of memory, the batch is
     halved, and halved again, with a warning. Raises DeviceLostError when the GPU needs a new process.
     """
     try:
-        return _run(batch, methods, wish)
+        result = work.run(batch, methods)
+        work.done()
+        return result
     except StageError as error:
         if _is_device_lost(error.cause):
             raise DeviceLostError(f"{error.stage}: {error.cause}") from error
@@ -75,7 +128,7 @@ def run_batch(batch: Sequence[Ready], *, methods: Methods, wish: Wish) -> BatchR
         torch.cuda.empty_cache()
     result = BatchResult()
     for part in parts:
-        result = result + run_batch(part, methods=methods, wish=wish)
+        result = result + run_batch(part, methods=methods, work=work)
     return result
 
 
@@ -196,7 +249,7 @@ def _finish(ready: Ready, members: dict[str, bytes], edited: Sequence[Edited], *
     sample, names = ready.sample, methods.names
     members["edits.json"] = _record(ready, {"instructions": [_entry(one) for one in edited]}, methods)
     rows = tuple(edit_row(sample.key, sample.shard, sample.index, edited=one, method=names) for one in edited)
-    return Finished(key=sample.key, members=_beside(_passed_through(ready, keep), members), rows=rows)
+    return Finished(key=sample.key, members=beside(_passed_through(ready, keep), members), rows=rows)
 
 
 def _finish_inversion(
@@ -205,7 +258,7 @@ def _finish_inversion(
     digest = hashlib.sha256(members["inversion.png"]).hexdigest()
     members["edits.json"] = _record(ready, {"instructions": [], INVERSION: {"image_sha256": digest, "scores": dict(scores)}}, methods)
     row = inversion_row(ready.sample, image_sha256=digest, scores=scores, method=methods.names)
-    return Finished(key=ready.sample.key, members=_beside(_passed_through(ready, keep), members), rows=(row,))
+    return Finished(key=ready.sample.key, members=beside(_passed_through(ready, keep), members), rows=(row,))
 
 
 def _record(ready: Ready, made: Mapping[str, object], methods: Methods) -> bytes:
@@ -227,7 +280,7 @@ def _passed_through(ready: Ready, keep: frozenset[str]) -> dict[str, bytes]:
     return ready.sample.members if "original" in keep else ready.sample.passed_through
 
 
-def _beside(passed: dict[str, bytes], written: dict[str, bytes]) -> dict[str, bytes]:
+def beside(passed: dict[str, bytes], written: dict[str, bytes]) -> dict[str, bytes]:
     """Join both; an input member whose name is taken (this input was an output once) gets `input.` in front."""
     joined = dict(written)
     for ext in sorted(passed):

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jsonargparse
 
@@ -28,8 +28,11 @@ Reprocess = Literal["failed", "changed", "all"]
 # What may differ between two runs of one output without changing what is written: where things are, how wide the run is, what it tells
 # about itself. (Batch size and threads move sums by rounding only; every manifest row says the backend.)
 _NOT_IN_HASH = frozenset(
-    {"input", "output", "pack", "instructions", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "plan", "preview"}
-)
+    {
+        "input", "output", "pack", "instructions", "recipe", "batch_size", "device", "workers", "tracking", "reprocess", "dry_run", "plan",
+        "preview",
+    }
+)  # fmt: skip
 # Options that came later: their defaults, like empty settings, are left out, so that outputs made before keep their hash.
 _LATER: Mapping[str, object] = {"align": "face", "backend": EAGER, "precision": FLOAT32}
 _LISTS = frozenset({"--instructions", "--keep"})
@@ -129,9 +132,7 @@ class EditConfig:
         _check_backend(self.backend)
         _check_precision(self)
         _at_least("workers.min", self.workers.min, 1)
-        if not self.instructions and not {"latents", "inversion"} & set(self.keep):
-            hint = "to align and invert only, say --keep latents or --keep inversion"
-            raise ConfigError(f"--instructions: none given; name a YAML file or write 'smile: face -> smiling face'; {hint}")
+        self._check_wish()
         if self.workers.max is not None and self.workers.max < self.workers.min:
             raise ConfigError(f"--workers.max {self.workers.max} is below --workers.min {self.workers.min}")
         if self.workers.threads is not None:
@@ -141,6 +142,15 @@ class EditConfig:
             raise ConfigError(f"--workers.gpus {gpus}: expected 0, a fraction of one card such as 0.5, or a whole number")
         if self.device == "cpu" and gpus:
             raise ConfigError(f"--workers.gpus {gpus} contradicts --device cpu: drop one of them")
+
+    def _check_wish(self) -> None:
+        """Raise ConfigError where nothing is asked for."""
+        if not self.instructions and not {"latents", "inversion"} & set(self.keep):
+            hint = "to align and invert only, say --keep latents or --keep inversion"
+            raise ConfigError(f"--instructions: none given; name a YAML file or write 'smile: face -> smiling face'; {hint}")
+
+
+C = TypeVar("C", bound=EditConfig)
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -186,12 +196,15 @@ def parse_config(argv: Sequence[str], *, prog: str = "edit_dataset.py") -> EditC
 
     Raises ConfigError with the value, the place and the nearest valid choice.
     """
-    parser = jsonargparse.ArgumentParser(
-        prog=prog, description="Edit a dataset of pictures by text instructions.", exit_on_error=False, allow_abbrev=False
-    )
+    return fill_config(EditConfig, argv, prog=prog, description="Edit a dataset of pictures by text instructions.")
+
+
+def fill_config(kind: type[C], argv: Sequence[str], *, prog: str, description: str, skip: Collection[str] = ()) -> C:
+    """Fill a configuration of any job of this kind, without the fields in `skip`. Raises ConfigError as `parse_config` does."""
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_class_arguments(EditConfig, fail_untyped=True)
+    parser.add_class_arguments(kind, fail_untyped=True, skip=set(skip))
     options = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     try:
         values = parser.instantiate(parser.parse_args(_normalised(argv)))
@@ -199,7 +212,7 @@ def parse_config(argv: Sequence[str], *, prog: str = "edit_dataset.py") -> EditC
         raise
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(explain(str(error), options)) from error
-    return EditConfig(**{f.name: getattr(values, f.name) for f in dataclasses.fields(EditConfig)})
+    return kind(**{f.name: getattr(values, f.name) for f in dataclasses.fields(kind) if f.name not in skip})
 
 
 def _normalised(argv: Sequence[str]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import mlcroissant as mlc
@@ -49,38 +50,59 @@ MEANINGS: Mapping[str, str] = {
 """Column of the manifests -> what it holds."""
 
 
-def write_croissant(storage: Storage) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a kind of output holds: the columns of its manifests, and what shards, rows and the whole are."""
+
+    schema: pa.Schema
+    meanings: Mapping[str, str]
+    shards: str
+    rows: str
+    about: Callable[[Mapping[str, object]], str]
+    """Describes the output of a run in a paragraph, from its run.json."""
+
+
+EDITED = Layout(
+    schema=SCHEMA,
+    meanings=MEANINGS,
+    shards="WebDataset shards: pictures, edits.json and members of the input.",
+    rows="One row per sample and instruction; one per sample in quarantine.",
+    about=about,
+)
+"""The output of edit_dataset."""
+
+
+def write_croissant(storage: Storage, layout: Layout) -> None:
     """Write OUT/croissant.json from OUT/run.json. Raises mlcroissant.ValidationError where the library finds it wrong."""
-    storage.write(CROISSANT, croissant(json.loads(storage.read("run.json"))).encode())
+    storage.write(CROISSANT, croissant(json.loads(storage.read("run.json")), layout).encode())
 
 
-def croissant(record: Mapping[str, object]) -> str:
+def croissant(record: Mapping[str, object], layout: Layout) -> str:
     """Return the file of a run, checked by the library of the format."""
     title = title_of(record)
     metadata = mlc.Metadata(
-        name=title, description=about(record), version=VERSION, license="that of the input", url=str(record["output"]),
+        name=title, description=layout.about(record), version=VERSION, license="that of the input", url=str(record["output"]),
         date_published=datetime.strptime(str(record["ended"]), "%Y-%m-%d %H:%M:%S %Z"), cite_as=f"{title}, made by hyperedit; see {CARD}",
         distribution=[
-            mlc.FileSet(id=SHARDS, name=SHARDS, description="WebDataset shards: pictures, edits.json and members of the input.",
+            mlc.FileSet(id=SHARDS, name=SHARDS, description=layout.shards,
                         encoding_formats=["application/x-tar"], includes=["shards/*.tar"]),
             mlc.FileSet(id=MANIFESTS, name=MANIFESTS, description="Scores and status.",
                         encoding_formats=["application/x-parquet"], includes=["manifests/*.parquet"]),
         ],
         record_sets=[
-            mlc.RecordSet(id=EDITS, name=EDITS, description="One row per sample and instruction; one per sample in quarantine.",
-                          fields=[_field(column) for column in SCHEMA])
+            mlc.RecordSet(id=EDITS, name=EDITS, description=layout.rows, fields=[_field(column, layout) for column in layout.schema])
         ],
     )  # fmt: skip
     return json.dumps(metadata.to_json(), ensure_ascii=False, indent=1, default=str) + "\n"
 
 
-def _field(column: pa.Field) -> mlc.Field:
+def _field(column: pa.Field, layout: Layout) -> mlc.Field:
     source = mlc.Source(file_set=MANIFESTS, extract=mlc.Extract(column=column.name))
     repeated = pa.types.is_list(column.type)
     kind = column.type.value_type if repeated else column.type
     return mlc.Field(
-        id=f"{EDITS}/{column.name}", name=column.name, description=MEANINGS[column.name], data_types=[_data_type(kind)], source=source,
-        **({"repeated": True} if repeated else {}),
+        id=f"{EDITS}/{column.name}", name=column.name, description=layout.meanings[column.name], data_types=[_data_type(kind)],
+        source=source, **({"repeated": True} if repeated else {}),
     )  # fmt: skip
 
 

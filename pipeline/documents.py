@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from pipeline.croissant import write_croissant
+import json
+
+from pipeline.croissant import EDITED, write_croissant
 from pipeline.dataset_card import write_card
 from pipeline.report import write_report
 from pipeline.storage import Storage
+
+AUGMENTATION = "augmentation"
+"""Part of run.json that only an augmentation has."""
 
 
 def write_documents(out_url: str) -> str:
     """Write report.html with sheet.png, README.md and croissant.json from what the run left in OUT; return the URL of the page."""
     storage = Storage(out_url)
+    if AUGMENTATION in json.loads(storage.read("run.json")):
+        from augmentation.documents import write_documents_of
+
+        return write_documents_of(storage)
     write_card(storage)
-    write_croissant(storage)
+    write_croissant(storage, EDITED)
     return write_report(out_url)

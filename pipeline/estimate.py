@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.shards import Shard
+from pipeline.shard_list import GENERATED, Shard
 from pipeline.storage import Storage
 
 TAR_BLOCK = 512
@@ -22,6 +22,7 @@ class Probe:
     samples: int
     failed: int
     seconds: float
+    images: int
     bytes_written: int
     worker_bytes: int
     shard_samples: int
@@ -42,15 +43,15 @@ class Estimate:
     worker_bytes: int
 
 
-def estimate(probe: Probe, shards: Sequence[Shard], *, instructions: int, workers: int) -> Estimate:
+def estimate(probe: Probe, shards: Sequence[Shard], *, workers: int) -> Estimate:
     """Reckon from one batch: samples by the bytes of the shards, seconds by the workers that there would be.
 
     Aligning runs beside the networks, and its own time is not in it.
     """
-    sizes = [Storage(shard.url).size() for shard in shards]
+    sizes = [Storage(shard.url).size() for shard in shards if not shard.url.startswith(GENERATED)]
     samples = round(sum(sizes) * probe.shard_samples / max(1, probe.shard_bytes))
     good = round(samples * probe.samples / max(1, probe.samples + probe.failed))
-    images = good * max(1, instructions)
+    images = round(good * probe.images / max(1, probe.samples))
     rounds = math.ceil(len(shards) / max(1, workers)) / max(1, len(shards))  # a shard is one worker's
     seconds = probe.seconds / max(1, probe.samples) * good * max(rounds, 1 / max(1, workers))
     written = probe.bytes_written / max(1, probe.samples) * good + len(shards) * SHARD_OVERHEAD_BYTES + images * ROW_BYTES

@@ -5,10 +5,12 @@ Runs as a streaming Ray task beside the worker that edits: chunks wait in Ray's 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 from torch import Tensor
 
 from pipeline.align import Aligner, CentreSquare
@@ -16,10 +18,13 @@ from pipeline.images import ImageHWC, decode_image
 from pipeline.landmarks import supplied
 from pipeline.sample import FailedSample, Sample, SampleFailure, ShardFailure
 from pipeline.settings import CHUNK_SAMPLES, ShardTask
+from pipeline.shard_list import GENERATED
 from pipeline.shards import ShardReader
 
 CHUNK_PIXEL_BYTES = 64 << 20  # of decoded pictures
 KILLED = "worker"
+NO_PICTURE: ImageHWC = np.zeros((0, 0, 3), dtype=np.uint8)
+"""Stands for the picture of a sample that is yet to be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,9 @@ def read_shard(task: ShardTask, aligner: Aligner | CentreSquare) -> Iterator[Ope
 
     Nothing that a file holds makes it raise; an OSError means that the storage failed.
     """
+    if task.url.startswith(GENERATED):
+        yield from _unseen(task)
+        return
     try:
         reader = ShardReader(task.url, limits=task.limits, image_ext=task.image_ext).__enter__()
     except ShardFailure as failure:
@@ -55,14 +63,31 @@ def read_shard(task: ShardTask, aligner: Aligner | CentreSquare) -> Iterator[Ope
         return
     with reader:
         count = min(len(reader), task.first) if task.first else len(reader)
-        yield Opened(sha256=reader.sha256, samples=count, damage=reader.damage, notes=reader.notes)
+        needed = count if task.only is None else sum(index < count for index in task.only)
+        yield Opened(sha256=reader.sha256, samples=needed, damage=reader.damage, notes=reader.notes)
         buffer = _Buffer(aligner, samples=1 if task.one_by_one else CHUNK_SAMPLES)
         for item in islice(reader, count):
+            if task.only is not None and item.index not in task.only:
+                continue
             buffer.add(_decoded(item, task))
             if buffer.full:
                 yield buffer.flush()
         if buffer.entries:
             yield buffer.flush()
+
+
+def _unseen(task: ShardTask) -> Iterator[Opened | Chunk]:
+    """Yield the samples of a shard that no file holds: the worker draws their pictures."""
+    from augmentation.drawn import SEED_EXT, DrawnShard
+
+    keys = DrawnShard.of(task.url).keys()[: task.first or None]
+    yield Opened(sha256=hashlib.sha256(task.url.encode()).hexdigest(), samples=len(keys))
+    for start in range(0, len(keys), CHUNK_SAMPLES):
+        chunk: Chunk = []
+        for index, (key, seed) in enumerate(keys[start : start + CHUNK_SAMPLES], start=start):
+            sample = Sample(key=key, shard=task.name, index=index, members={SEED_EXT: str(seed).encode()}, image_ext="")
+            chunk.append(Ready(sample=sample, aligned_HWC=NO_PICTURE))
+        yield chunk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,9 @@ FORMAT = 1
 LEDGER = "ledger"
 ATTEMPT_FILES = ".work/files"
 ATTEMPT_MARKS = ".work/attempts"
-KINDS = ("shards/{}.tar", "manifests/{}.parquet", "moments/{}.npz", "quarantine/{}.tar", "quarantine/{}.json")
+KINDS = (
+    "shards/{}.tar", "rejected/{}.tar", "manifests/{}.parquet", "moments/{}.npz", "quarantine/{}.tar", "quarantine/{}.json",
+)  # fmt: skip
 DEATHS_BEFORE_CARE = 3
 
 

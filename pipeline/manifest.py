@@ -134,9 +134,9 @@ def failed_row(failed: FailedSample, method: Method) -> Row:
     }
 
 
-def to_parquet(rows: Sequence[Row]) -> bytes:
+def to_parquet(rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> bytes:
     """Return the manifest file of these rows; equal rows give equal bytes."""
-    table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in rows], schema=SCHEMA)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()

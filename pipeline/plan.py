@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from models.inverter_names import inverter_names
 from models.pack_format import PackInfo, fetch, read_info, verify
 from pipeline.config import ConfigError, EditConfig, config_hash, nearest
 from pipeline.registry import SCHEME, find_pack
-from pipeline.settings import Running
+from pipeline.settings import Running, ShardWish, Wish
 from pipeline.shards import Shard, list_shards
 from pipeline.tracking import tracking_uri
 
@@ -33,7 +33,9 @@ class JobPlan:
     """A checked configuration with everything that it names looked up."""
 
     config: EditConfig
-    instructions: tuple[Instruction, ...]
+    wish: ShardWish
+    content: tuple[Mapping[str, object], ...]
+    """What decides on the bytes beside the configuration and the pack: instructions, or a recipe."""
     shards: tuple[Shard, ...]
     home: str
     """The output as an absolute path or URL; a preview goes below it."""
@@ -62,7 +64,12 @@ class JobPlan:
     def run_by(self, running: Running) -> JobPlan:
         """Return the plan for networks that run otherwise, with the hash of that."""
         config = replace(self.config, backend=running.backend, precision=running.precision, batch_size=running.batch_size)
-        return replace(self, config=config, config_hash=config_hash(config, [instruction.content() for instruction in self.instructions]))
+        return replace(self, config=config, config_hash=config_hash(config, self.content))
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """Return the instructions that are followed."""
+        return self.wish.instructions
 
     @property
     def output(self) -> str:
@@ -76,26 +83,36 @@ def make_plan(config: EditConfig) -> JobPlan:
     Raises ConfigError, InstructionError, PackError or InputError with what is wrong and what would work.
     """
     instructions = parse_instructions(config.instructions)
-    home = absolute_output(config.output)
+    wish = Wish(instructions=instructions, keep=frozenset(config.keep), seed=config.seed)
+    content = tuple(instruction.content() for instruction in instructions)
+    return plan_for(config, wish=wish, content=content, shards=lambda: list_shards(config.input))
+
+
+def plan_for(
+    config: EditConfig, *, wish: ShardWish, content: tuple[Mapping[str, object], ...], shards: Callable[[], tuple[Shard, ...]]
+) -> JobPlan:
+    """Look up and check what a wish needs; `content` is what decides on the bytes beside the configuration. Raises as `make_plan` does."""
+    instructions, home = wish.instructions, absolute_output(config.output)
     tracking = tracking_uri(config.tracking, home)
     pack_url, folder = _find_pack(config.pack, tracking)
     info, pack_hash = read_info(folder)
     verify(folder, info)
-    _check_networks(config, info)
+    _check_networks(config, info, edited=bool(instructions))
     _check_expectations(instructions, info, editor=config.editor)
     _check_texts(instructions, info)
-    shards = list_shards(config.input)
+    listed = shards()
     return JobPlan(
         config=config,
-        instructions=instructions,
-        shards=shards[:1] if config.preview else shards,
+        wish=wish,
+        content=content,
+        shards=listed[:1] if config.preview else listed,
         home=home,
         pack=info,
         pack_url=pack_url,
         pack_hash=pack_hash,
         pack_bytes=sum((folder / network.file).stat().st_size for network in info.networks.values()),
         registry=tracking,
-        config_hash=config_hash(config, [instruction.content() for instruction in instructions]),
+        config_hash=config_hash(config, content),
         asked=running(config),
     )
 
@@ -136,20 +153,20 @@ def _find_pack(pack: str, registry: str) -> tuple[str, Path]:
     return shared_path(pack), fetch(pack) if "://" in pack else Path(pack).expanduser()
 
 
-def _check_networks(config: EditConfig, info: PackInfo) -> None:
+def _check_networks(config: EditConfig, info: PackInfo, *, edited: bool) -> None:
     asked = [("inverter", config.inverter, inverter_names(info)), ("editor", config.editor, editor_names(info))]
-    for option, wanted, valid in asked if config.instructions else asked[:1]:
+    for option, wanted, valid in asked if edited else asked[:1]:
         if wanted not in valid:
             raise ConfigError(f"--{option} {wanted}: pack {config.pack} has no such {option}: {nearest(wanted, valid)}")
     if config.inverter_settings:
         from models.inverter_registry import read_settings  # imported here: it takes torch along, which most plans do not need
 
         read_settings(info, config.inverter, config.inverter_settings)
-    if config.editor_settings and config.instructions:
+    if config.editor_settings and edited:
         from models import editor_registry
 
         editor_registry.read_settings(info, config.editor, config.editor_settings)
-    needed = NEEDED + (NEEDED_FOR_TEXT if config.instructions else ())
+    needed = NEEDED + (NEEDED_FOR_TEXT if edited else ())
     missing = [name for name in needed if name not in info.networks]
     if missing:
         raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; this job needs {', '.join(needed)}")
@@ -186,14 +203,14 @@ def _check_expectations(instructions: Sequence[Instruction], info: PackInfo, *, 
             what = f"instruction {instruction.name!r}: expects {', '.join(instruction.expects)}"
             raise InstructionError(f"{what}: the pack {info.name!r} has no classifier for that; leave `expects` out")
         return
-    known = _attribute_names(info.networks["attributes"].config)
+    known = attribute_names(info.networks["attributes"].config)
     for instruction in instructions:
         for name in instruction.expects:
             if name not in known:
                 raise InstructionError(f"instruction {instruction.name!r}: expects {name!r}, unknown to this pack: {nearest(name, known)}")
 
 
-def _attribute_names(config: Mapping[str, object]) -> list[str]:
+def attribute_names(config: Mapping[str, object]) -> list[str]:
     groups, binary = config.get("groups"), config.get("binary")
     names = [str(name) for members in groups.values() for name in members] if isinstance(groups, Mapping) else []
     return names + ([str(name) for name in binary] if isinstance(binary, (list, tuple)) else [])

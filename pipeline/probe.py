@@ -13,6 +13,7 @@ from pipeline.feed import Ready, read_shard
 from pipeline.sample import FailedSample
 from pipeline.settings import ShardTask, WorkerSettings
 from pipeline.shards import ShardReader
+from pipeline.storage import Storage
 from pipeline.worker import prepare
 
 LONG_S = 30.0
@@ -28,10 +29,11 @@ def probe_batch(settings: WorkerSettings, task: ShardTask, aligner: Aligner | Ce
     ready = [entry for chunk in chunks for entry in chunk if isinstance(entry, Ready)]
     failed = [entry for chunk in chunks for entry in chunk if isinstance(entry, FailedSample)]
     results: list[BatchResult] = []
+    work = settings.wish.begin(task.name, Storage(settings.output))
 
     def run() -> float:
         start = time.perf_counter()
-        results.append(run_batch(ready, methods=methods, wish=settings.wish))
+        results.append(run_batch(ready, methods=methods, work=work))
         return time.perf_counter() - start
 
     worker_bytes = seconds = 0.0
@@ -42,7 +44,9 @@ def probe_batch(settings: WorkerSettings, task: ShardTask, aligner: Aligner | Ce
         failed += [sample for sample in results[-1].samples if isinstance(sample, FailedSample)]
     finished = [sample for sample in results[-1].samples if isinstance(sample, Finished)] if results else []
     return Probe(
-        samples=len(finished), failed=len(failed), seconds=seconds, worker_bytes=int(worker_bytes), shard_samples=shard_samples,
+        samples=sum(sample.samples for sample in finished), failed=len(failed),
+        images=sum(len(sample.rows) if sample.images is None else sample.images for sample in finished),
+        seconds=seconds, worker_bytes=int(worker_bytes), shard_samples=shard_samples,
         bytes_written=sum(tar_bytes([*sample.members.values()]) for sample in finished), shard_bytes=shard_bytes,
         reason=f"{failed[0].stage}: {failed[0].reason}" if failed else "",
     )  # fmt: skip

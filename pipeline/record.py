@@ -45,8 +45,8 @@ class Outcome:
         }
 
 
-def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: Scores) -> None:
-    """Write OUT/run.json: settings, counts of the whole output, timings of this run, versions."""
+def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: Scores, more: Mapping[str, object]) -> None:
+    """Write OUT/run.json: settings, counts of the whole output, timings of this run, versions, and `more`."""
     timings = outcome.timings()
     features = next((result.features for result in outcome.results if result.features), {})
     record = {
@@ -78,6 +78,7 @@ def write_record(plan: JobPlan, storage: Storage, outcome: Outcome, *, scores: S
         "scores": scores,
         "features": features,
         "versions": {name: _version(name) for name in VERSIONS},
+        **more,
     }
     storage.write("run.json", (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
 

@@ -11,7 +11,7 @@ from pipeline.report_figures import format_count, format_duration
 
 NOTHING = "\N{EN DASH}"
 STAGE_NAMES = {"wait": "waiting for samples", "encode": "making PNG files", "write": "writing and committing"}
-SHOWN_ELSEWHERE = frozenset({"config", "versions", "instructions", "features", "scores", "counts", "input", "format"})
+SHOWN_ELSEWHERE = frozenset({"config", "versions", "instructions", "features", "scores", "counts", "input", "format", "augmentation"})
 
 
 @dataclass(frozen=True, kw_only=True)

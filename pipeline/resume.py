@@ -1,5 +1,6 @@
 """What a job does with its output folder before and after the work: check, lock, repair, plan, and leave it clean."""
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from pipeline.ledger import (
     settle,
 )
 from pipeline.lock import LOCK, WORK, FolderLock, OutputError
-from pipeline.shard_list import Shard
+from pipeline.shard_list import GENERATED, Shard
 from pipeline.storage import TEMPORARY, Storage
 
 Reprocess = Literal["failed", "changed", "all"]
@@ -226,12 +227,16 @@ def discard(storage: Storage, shard: str) -> None:
 
 def _check_apart(storage: Storage, shards: Sequence[Shard]) -> None:
     for shard in shards:
+        if shard.url.startswith(GENERATED):
+            continue
         source = Storage(shard.url)
         if type(source.fs) is type(storage.fs) and source.root.startswith(storage.root.rstrip("/") + "/"):
             raise OutputError(f"--output {storage.url}: the input shard {shard.url} lies inside of it; choose another output folder")
 
 
 def _input_sha256(shard: Shard) -> str:
+    if shard.url.startswith(GENERATED):
+        return hashlib.sha256(shard.url.encode()).hexdigest()
     try:
         return Storage(shard.url).sha256()
     except OSError as error:

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from pipeline.backend_names import AUTO
 from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
@@ -19,16 +20,18 @@ from pipeline.kept_running import Kept, keep, read_kept
 from pipeline.lock import WORK
 from pipeline.plan import JobPlan
 from pipeline.progress import ProgressDisplay, duration
-from pipeline.record import Outcome, Scores, compact, metrics_of, summarise, write_record
+from pipeline.record import Outcome, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
 from pipeline.resume import Output, ResumePlan, open_output, plan_resume
-from pipeline.settings import Wish, WorkerSettings
+from pipeline.settings import WorkerSettings
 from pipeline.shards import Shard
 from pipeline.storage import Storage
 from pipeline.summary import mean_scores
 from pipeline.tracking import Tracker
 
 MOST_ROUNDS = 3
+LATER_ROUND = ".edits-"
+"""Stands in the names of shards that only a later round of a job makes, behind that of the input shard."""
 NO_LANDMARKS = (
     "this pack has no landmark network: faces are cut out by the landmarks of the samples, else found by the library of the extra `faces`; "
     "where pictures show no faces, say --align centre"
@@ -55,7 +58,7 @@ def dry_run(plan: JobPlan) -> dict[str, object]:
     return {"dry_run": True, "shards": len(plan.shards), "todo": len(resume.todo), "done": len(resume.done), "output": plan.output}
 
 
-def plan_job(plan: JobPlan) -> dict[str, object]:
+def plan_job(plan: JobPlan, course: Course | None = None) -> dict[str, object]:
     """Check the output too, try one batch of what is left to do on a worker, say what the whole would take and return it.
 
     Raises ConfigError where no sample of that batch can be used.
@@ -70,12 +73,12 @@ def plan_job(plan: JobPlan) -> dict[str, object]:
         cluster = connect()
         pool = plan_pool(plan.config, cluster, shards=len(todo), of=len(plan.shards), worker_bytes=plan.worker_bytes)
         say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}; trying a batch of {todo[0].url}")
-        tried = _probed(plan, todo[0], pool)
+        tried = _probed((course or ONE_ROUND).trial(plan), todo[0], pool)
     finally:
         disconnect()
     if not tried.samples:
         raise ConfigError(f"--plan: none of the first {tried.failed} samples of {todo[0].url} can be used: {tried.reason}")
-    whole = estimate(tried, todo, instructions=len(plan.instructions), workers=pool.max_workers)
+    whole = estimate(tried, todo, workers=pool.max_workers)
     say(
         f"about {whole.samples} samples in {len(todo)} shards, {tried.failed} of the {tried.samples + tried.failed} tried could not be used"
     )
@@ -92,36 +95,146 @@ def _probed(plan: JobPlan, shard: Shard, pool: Pool) -> Probe:
     return probe(shard, settings=_settings(plan, "plan", pool), reading=reading, pool=pool)
 
 
-def run_job(plan: JobPlan) -> dict[str, object]:
-    """Edit everything that is not finished yet, write run.json and report.html, and return the summary.
+class Course(Protocol):
+    """What a job does beside its first round of shards."""
+
+    def trial(self, plan: JobPlan) -> JobPlan:
+        """Return a plan that a batch can be tried by, before anything is known of the data."""
+        ...
+
+    def prepare(self, plan: JobPlan, storage: Storage, pool: Pool, settings: WorkerSettings) -> None:
+        """Get ready what workers need, with Ray at hand, before the first shard."""
+        ...
+
+    def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
+        """Return what to do when all shards of `plan` are committed; None where nothing is left. Needs no Ray."""
+        ...
+
+    def record(self, plan: JobPlan, storage: Storage) -> Mapping[str, object]:
+        """Return what run.json shall say beside what it always says."""
+        ...
+
+
+class OneRound:
+    """The course of a job that is done when its shards are."""
+
+    def trial(self, plan: JobPlan) -> JobPlan:
+        """Return the plan itself."""
+        return plan
+
+    def prepare(self, plan: JobPlan, storage: Storage, pool: Pool, settings: WorkerSettings) -> None:
+        """Do nothing."""
+
+    def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
+        """Return None."""
+        return None
+
+    def record(self, plan: JobPlan, storage: Storage) -> Mapping[str, object]:
+        """Return nothing."""
+        return {}
+
+
+ONE_ROUND = OneRound()
+
+
+def run_job(plan: JobPlan, course: Course = ONE_ROUND) -> dict[str, object]:
+    """Do everything that is not finished yet, write run.json, report and card, and return the summary.
 
     Raises OutputError where the output is in use or was made from something else, ConfigError where the cluster or the pack on it does
     not fit. An interrupt leaves committed shards as they are.
     """
     offer_token()
-    outcome, clock = Outcome(started=datetime.now(UTC)), time.monotonic()
-    with Output(plan.output) as output:
-        storage = output.storage
+    clock = time.monotonic()
+    with Output(plan.output) as output, ExitStack() as stack:
         for note in output.notes:
             say(note)
-        plan = _as_before(plan, storage)
-        resume = _resume(plan, storage)
-        _announce(plan, resume)
-        if resume.todo and plan.running.open:
-            plan = _chosen(plan, output, shards=len(resume.todo), outcome=outcome)
-        report = storage.url_of("report.html")
-        run_id: str | None = None
-        if not resume.todo and storage.exists("run.json") and storage.exists("report.html"):
-            say("nothing to do")
-            output.finish()
-        else:
-            with _tracked(plan) as tracker:
-                output.start(resume)
-                scores = _edit(plan, output, resume.todo, outcome=outcome) if resume.todo else _conclude(plan, output, outcome)
-                metrics = metrics_of(summarise(plan, storage, outcome), scores)
-                run_id = tracker.finish(metrics, artifacts=[report, storage.url_of("run.json")])
+        plan = _as_before(plan, output.storage)
+        job = _Job(plan, output, course, stack)
+        job.work()
+        run_id = job.conclude()
         seconds = round(time.monotonic() - clock, 1)
-        return {**summarise(plan, storage, outcome), "seconds_total": seconds, "report": report, "mlflow_run_id": run_id}
+        report = output.storage.url_of("report.html")
+        return {**summarise(job.plan, output.storage, job.outcome), "seconds_total": seconds, "report": report, "mlflow_run_id": run_id}
+
+
+class _Job:
+    """One run of a job over an output that is locked."""
+
+    def __init__(self, plan: JobPlan, output: Output, course: Course, stack: ExitStack) -> None:
+        self.plan, self.outcome = plan, Outcome(started=datetime.now(UTC))
+        self._output, self._storage, self._course, self._stack = output, output.storage, course, stack
+        self._tracker: Tracker | None = None
+        self._pool: Pool | None = None
+
+    def work(self) -> None:
+        """Do all rounds; Ray and the tracking run are there from the first shard that is left to do."""
+        plan: JobPlan | None = self.plan
+        while plan is not None:
+            first = plan is self.plan
+            resume = _resume(plan, self._storage)
+            _announce(plan, resume, first=first)
+            if resume.todo:
+                plan = self._ready(plan, resume)
+                self.plan = plan if first else self.plan
+                self._output.start(resume)
+                self._round(plan, resume.todo)
+            following = self._course.after(plan, self._storage)
+            plan = None if following is None else following.run_by(self.plan.running)
+
+    def conclude(self) -> str | None:
+        """Write record and documents where anything was done, or where an earlier run did not come to write them; return MLflow's id."""
+        storage = self._storage
+        if self._tracker is None and storage.exists("run.json") and storage.exists("report.html"):
+            say("nothing to do")
+            self._output.finish()
+            return None
+        self._track()
+        self._output.finish()
+        scores = mean_scores(storage)
+        write_record(self.plan, storage, self.outcome, scores=scores, more=self._course.record(self.plan, storage))
+        self._write_documents()
+        metrics = metrics_of(summarise(self.plan, storage, self.outcome), scores)
+        assert self._tracker is not None
+        return self._tracker.finish(metrics, artifacts=[storage.url_of("report.html"), storage.url_of("run.json")])
+
+    def _track(self) -> None:
+        if self._tracker is None:
+            self._tracker = self._stack.enter_context(_tracked(self.plan))
+
+    def _ready(self, plan: JobPlan, resume: ResumePlan) -> JobPlan:
+        """Start or join Ray, find out what `auto` comes to, and how wide to run; return the plan by that."""
+        if self._pool is None:
+            self._stack.callback(disconnect)
+        cluster = connect()
+        if plan.running.open:
+            plan = _chosen(plan, self._output, shards=len(resume.todo), outcome=self.outcome)
+        self._track()
+        pool = plan_pool(plan.config, cluster, shards=len(resume.todo), of=len(plan.shards), worker_bytes=plan.worker_bytes)
+        if self._pool is None:
+            say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}")
+            keep(self._storage, Kept(running=plan.running, threads=pool.threads))
+            self._course.prepare(plan, self._storage, pool, _settings(plan, self._output.run_id, pool))
+        self.outcome.workers = {**dataclasses.asdict(pool), "address": cluster.address}
+        self._pool = pool
+        return plan
+
+    def _round(self, plan: JobPlan, shards: Sequence[Shard]) -> None:
+        """Do shards, and again those whose files were found missing in the end."""
+        assert self._pool is not None
+        for _ in range(MOST_ROUNDS):
+            _round(plan, self._output, shards, pool=self._pool, outcome=self.outcome)
+            withdrawn = self._output.finish()
+            shards = [shard for shard in plan.shards if shard.name in withdrawn]
+            if not shards:
+                break
+            say(f"files of {len(shards)} shards are gone: doing them again")
+
+    def _write_documents(self) -> None:
+        """Write report, card and Croissant file, where Ray is at hand in a process that has the networks' libraries loaded already."""
+        from pipeline.documents import write_documents
+        from pipeline.stream import report_remotely
+
+        (write_documents if self._pool is None else report_remotely)(self.plan.output)
 
 
 def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
@@ -148,15 +261,11 @@ def _as_before(plan: JobPlan, storage: Storage) -> JobPlan:
 
 
 def _chosen(plan: JobPlan, output: Output, *, shards: int, outcome: Outcome) -> JobPlan:
-    """Let a worker find out what `auto` comes to on its device. Leaves Ray connected, for the work."""
+    """Let a worker find out what `auto` comes to on its device."""
     from pipeline.stream import choose_running
 
-    try:
-        pool = plan_pool(plan.config, connect(), shards=shards, of=len(plan.shards), worker_bytes=plan.worker_bytes)
-        chosen, notes = choose_running(_settings(plan, output.run_id, pool), pool)
-    except BaseException:
-        disconnect()
-        raise
+    pool = plan_pool(plan.config, connect(), shards=shards, of=len(plan.shards), worker_bytes=plan.worker_bytes)
+    chosen, notes = choose_running(_settings(plan, output.run_id, pool), pool)
     for flag, asked, found in (
         ("precision", plan.config.precision, chosen.precision), ("batch_size", plan.config.batch_size, chosen.batch_size),
     ):  # fmt: skip
@@ -168,7 +277,19 @@ def _chosen(plan: JobPlan, output: Output, *, shards: int, outcome: Outcome) -> 
     return plan.run_by(chosen)
 
 
-def _announce(plan: JobPlan, resume: ResumePlan) -> None:
+def _announce(plan: JobPlan, resume: ResumePlan, *, first: bool = True) -> None:
+    if first:
+        _introduce(plan)
+    if resume.done:
+        say(f"{len(resume.done)} shards are finished already, {len(resume.todo)} left to do")
+    if resume.redo:
+        say(f"{len(resume.redo)} finished shards are done again")
+    absent = [name for name in resume.absent if LATER_ROUND not in name]
+    if absent and first:
+        say(f"{len(absent)} finished shards are not in this input; they stay")
+
+
+def _introduce(plan: JobPlan) -> None:
     config, names = plan.config, ", ".join(instruction.name for instruction in plan.instructions)
     say(f"{len(plan.shards)} shards of {config.input} -> {plan.output}")
     say(f"{len(plan.instructions)} instructions: {names}" if names else "no instructions: align and invert only")
@@ -178,12 +299,6 @@ def _announce(plan: JobPlan, resume: ResumePlan) -> None:
     if config.align == "face" and "landmarks" not in plan.pack.networks:
         say(NO_LANDMARKS)
     say(f"config {plan.config_hash[:12]}: {json.dumps(compact(config), ensure_ascii=False)}")
-    if resume.done:
-        say(f"{len(resume.done)} shards are finished already, {len(resume.todo)} left to do")
-    if resume.redo:
-        say(f"{len(resume.redo)} finished shards are done again")
-    if resume.absent:
-        say(f"{len(resume.absent)} finished shards are not in this input; they stay")
 
 
 @contextmanager
@@ -201,43 +316,6 @@ def _tracked(plan: JobPlan) -> Iterator[Tracker]:
     except BaseException:
         tracker.finish({}, status="FAILED")
         raise
-
-
-def _edit(plan: JobPlan, output: Output, shards: Sequence[Shard], *, outcome: Outcome) -> Scores:
-    """Start or join Ray, edit the shards, again those whose files were found missing in the end, and write record and report."""
-    from pipeline.stream import report_remotely
-
-    cluster = connect()
-    try:
-        pool = plan_pool(plan.config, cluster, shards=len(shards), of=len(plan.shards), worker_bytes=plan.worker_bytes)
-        say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}")
-        keep(output.storage, Kept(running=plan.running, threads=pool.threads))
-        outcome.workers = {**dataclasses.asdict(pool), "address": cluster.address}
-        left: Sequence[Shard] = shards
-        for _ in range(MOST_ROUNDS):
-            _round(plan, output, left, pool=pool, outcome=outcome)
-            withdrawn = output.finish()
-            left = [shard for shard in plan.shards if shard.name in withdrawn]
-            if not left:
-                break
-            say(f"files of {len(left)} shards are gone: doing them again")
-        scores = mean_scores(output.storage)
-        write_record(plan, output.storage, outcome, scores=scores)
-        report_remotely(plan.output)
-        return scores
-    finally:
-        disconnect()
-
-
-def _conclude(plan: JobPlan, output: Output, outcome: Outcome) -> Scores:
-    """Write the record and the report that an earlier run, which did all shards, did not come to write."""
-    from pipeline.documents import write_documents
-
-    output.finish()
-    scores = mean_scores(output.storage)
-    write_record(plan, output.storage, outcome, scores=scores)
-    write_documents(plan.output)
-    return scores
 
 
 def _round(plan: JobPlan, output: Output, shards: Sequence[Shard], *, pool: Pool, outcome: Outcome) -> None:
@@ -267,7 +345,7 @@ def _settings(plan: JobPlan, run_id: str, pool: Pool) -> WorkerSettings:
         threads=pool.threads,
         running=plan.running,
         allow_lpips_download=config.allow_lpips_download,
-        wish=Wish(instructions=plan.instructions, keep=frozenset(config.keep), seed=config.seed),
+        wish=plan.wish,
         output=plan.output,
         run_id=run_id,
         config_hash=plan.config_hash,

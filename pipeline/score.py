@@ -75,6 +75,15 @@ class SourceFeatures:
     probabilities_BA: Tensor | None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Glance:
+    """Hold what gates ask of a batch of pictures; None is what the pack has no network for."""
+
+    probabilities_BA: Tensor | None
+    identity_BE: Tensor | None
+    embedding_BE: Tensor | None
+
+
 class Scorer:
     """Score edits with the perception networks of a pack and LPIPS; deterministic for given batches and thread count.
 
@@ -122,6 +131,20 @@ class Scorer:
         if self.same_person_threshold is None:
             return {"same_person": f"not measured, since the pack's identity network has no number {THRESHOLD}"}
         return {}
+
+    @torch.no_grad()
+    def glance(self, image_BCHW: Tensor) -> Glance:
+        """Look at pictures (RGB in [-1, 1]) with no more than the networks that gates ask: a part of what a score takes."""
+        image_BCHW = _clamped(image_BCHW)
+        return Glance(
+            probabilities_BA=None if self.attributes is None else self.attributes.probabilities(image_BCHW),
+            identity_BE=None if self.identity is None else self.identity(image_BCHW),
+            embedding_BE=self.embed(image_BCHW),
+        )
+
+    def embed(self, image_BCHW: Tensor) -> Tensor | None:
+        """Return unit features (B, E) of pictures (RGB in [-1, 1]): CLIP's, else the identity network's, else None."""
+        return None if self._embed is None else F.normalize(self._embed(image_BCHW), dim=-1)
 
     @torch.no_grad()
     def source(self, aligned_BCHW: Tensor, inversion_BCHW: Tensor, *, moments: Moments | None = None) -> SourceFeatures:
@@ -200,7 +223,7 @@ class Scorer:
         return ImageFeatures(
             unit_BCHW=(image_BCHW + 1) / 2,
             perceptual=self.perceptual.features(image_BCHW),
-            embedding_BE=None if self._embed is None else F.normalize(self._embed(image_BCHW), dim=-1),
+            embedding_BE=self.embed(image_BCHW),
         )
 
     def _image_scores(self, source: SourceFeatures, edited: ImageFeatures) -> dict[str, Tensor]:

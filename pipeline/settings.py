@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from models.instruction import Instruction
 from pipeline.backend_names import AUTO, EAGER
@@ -15,6 +15,10 @@ from pipeline.images import Limits
 from pipeline.precision_names import FLOAT32, Precision
 from pipeline.progress import Counts
 from pipeline.registry import PackSource
+from pipeline.storage import Storage
+
+if TYPE_CHECKING:
+    from pipeline.batch import ShardWork
 
 CHUNK_SAMPLES = 32  # that travel together from the feed to the worker
 
@@ -32,17 +36,46 @@ class ShardTask:
     """Stop after this many samples; 0 reads all."""
     killers: frozenset[int] = frozenset()
     """Indices of samples that ended a process: they fail without being looked at."""
+    only: frozenset[int] | None = None
+    """Indices of the samples that are needed; None is all."""
     one_by_one: bool = False
     """Make chunks of one sample, so that a sample that ends a process can be told from its neighbours."""
 
 
+class ShardWish(Protocol):
+    """What a job wants of every shard; plain values that travel."""
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """Return what the networks of a worker have to know."""
+        ...
+
+    def only(self, shard: str, storage: Storage) -> frozenset[int] | None:
+        """Return the samples of a shard that are needed, by index; None where all are."""
+        ...
+
+    def begin(self, shard: str, storage: Storage) -> ShardWork:
+        """Return what does the work of a shard, on a worker; `storage` is the output."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What to do with each sample."""
+    """Edit each sample by these instructions."""
 
     instructions: tuple[Instruction, ...]
     keep: frozenset[str] = frozenset()
     seed: int = 0
+
+    def only(self, shard: str, storage: Storage) -> frozenset[int] | None:
+        """Return None: all samples are edited."""
+        return None
+
+    def begin(self, shard: str, storage: Storage) -> ShardWork:
+        """Return what edits a shard."""
+        from pipeline.batch import EditShard  # it brings torch along
+
+        return EditShard(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +113,7 @@ class WorkerSettings:
     """Share of the device that a worker may take."""
     running: Running
     allow_lpips_download: bool
-    wish: Wish
+    wish: ShardWish
     output: str
     run_id: str
     config_hash: str

@@ -77,6 +77,14 @@ class ShardWriter:
         for ext in sorted(members):
             self._member(f"{key}.{ext}", members[ext])
 
+    def write_free(self, key: str, members: Mapping[str, bytes]) -> str:
+        """Append one sample under its key, or where that was written before under one that is free; return which."""
+        taken, count = key, 1
+        while key in self._keys:
+            key, count = f"{taken}~{count}", count + 1
+        self.write(key, members)
+        return key
+
     def _member(self, name: str, data: bytes) -> None:
         header = tarfile.TarInfo(name)
         header.size, header.mode = len(data), 0o644

@@ -74,6 +74,7 @@ def run_shards(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says so at every start
     context.execution_no_progress_timeout_s = -1  # to Ray Data a long shard looks like a standstill
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # one shard in work per worker is full use
@@ -183,6 +184,7 @@ class _Feed:
             align=reading.align,
             first=reading.first,
             killers=attempt.killers,
+            only=settings.wish.only(shard.name, attempt.storage),
             one_by_one=self.one_by_one,
         )
         self._pack = settings.source

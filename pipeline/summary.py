@@ -28,6 +28,10 @@ MEANS = {
 }
 
 
+TALLIED = ("originals", "accepted", "rejected", "drawn", "drawn_rejected")
+"""What an augmented dataset counts beside."""
+
+
 def count_output(storage: Storage) -> dict[str, int]:
     """Add up the ledger: shards, damaged shards, samples, edited and quarantined ones, pictures written."""
     records = list(_records(storage))
@@ -39,6 +43,7 @@ def count_output(storage: Storage) -> dict[str, int]:
         "edited": counts["samples"] - counts["quarantined"],
         "quarantined": counts["quarantined"],
         "images": counts["images"],
+        **{name: total for name in TALLIED if (total := sum(record.counts.get(name, 0) for record in records))},
     }
 
 
@@ -57,7 +62,7 @@ def mean_scores(storage: Storage) -> dict[str, dict[str, float]]:
 
 def _add(totals: dict[str, dict[str, tuple[float, int]]], table: pa.Table) -> None:
     edited = table.filter(pc.equal(table["status"], OK))
-    for instruction in edited["instruction"].unique().to_pylist():
+    for instruction in filter(None, edited["instruction"].unique().to_pylist()):
         rows = edited.filter(pc.equal(edited["instruction"], instruction))
         columns = totals.setdefault(instruction, {})
         for name, column in MEANS.items():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.optimisation import Stepwise
 from models.pack import Pack
-from pipeline.batch import BatchResult, Finished, run_batch
+from pipeline.batch import BatchResult, Finished, ShardWork, run_batch
 from pipeline.config import ConfigError
 from pipeline.feed import Chunk, Opened, Ready
 from pipeline.frechet import ShardMoments
@@ -82,15 +82,16 @@ def edit_shard(
     assert isinstance(opened, Opened)
     report(opened, Counts())
     identity = Identity(input_sha256=opened.sha256, config_hash=settings.config_hash, pack_hash=settings.pack_hash)
-    files = _ShardFiles(attempt, methods)
+    work = settings.wish.begin(attempt.shard, attempt.storage)
+    files = _ShardFiles(attempt, methods, work)
     committed = False
     if not attempt.adopt(identity):
         with files:
-            for batch in _batches(clock, methods.running.pictures, files=files, alone=frozenset(attempt.suspects)):
+            for batch in _batches(clock, work.window(methods.running.pictures), files=files, alone=frozenset(attempt.suspects)):
                 attempt.mark([ready.sample.index for ready in batch], alone=len(batch) == 1)
                 told = functools.partial(_report_begun, report, opened, files.counts, len(batch))
                 with _steps_told(methods, len(settings.wish.instructions), told):
-                    files.add(run_batch(batch, methods=methods, wish=settings.wish))
+                    files.add(run_batch(batch, methods=methods, work=work))
                 report(opened, files.counts)
         committed = files.commit(identity, opened.damage)
     counts = files.counts if committed else _counts_of(attempt)
@@ -189,13 +190,14 @@ class _Waiting:
 class _ShardFiles:
     """The files of one attempt at a shard; tars appear with their first sample, so that none is ever empty."""
 
-    def __init__(self, attempt: Attempt, methods: Methods) -> None:
-        self._attempt, self._methods = attempt, methods
+    def __init__(self, attempt: Attempt, methods: Methods, work: ShardWork) -> None:
+        self._attempt, self._methods, self._work = attempt, methods, work
         self._stack = ExitStack()
-        self._edited: ShardWriter | None = None
+        self._tars: dict[str, ShardWriter] = {}
         self._failed: QuarantineWriter | None = None
         self._moments: ShardMoments | None = None
         self._rows: list[Row] = []
+        self._tally: dict[str, float] = {}
         self.counts = Counts()
         self.seconds: dict[str, float] = {}
 
@@ -218,11 +220,19 @@ class _ShardFiles:
             self._moments = self._moments.merge(result.moments) if self._moments else result.moments
 
     def _write(self, sample: Finished) -> None:
-        if self._edited is None:
-            self._edited = self._stack.enter_context(ShardWriter(self._attempt.storage, self._attempt.path(self._name("shards/{}.tar"))))
-        self._edited.write(sample.key, sample.members)
-        self._rows += sample.rows
-        self.counts += Counts(samples=1, images=len(sample.rows))
+        rows = sample.rows
+        if sample.members:
+            key = self._tar(sample.place).write_free(sample.key, sample.members)
+            rows = tuple(row | {"made": key} if row.get("made") else row for row in rows)
+        self._rows += rows
+        self._tally = added(self._tally, sample.tally)
+        self.counts += Counts(samples=sample.samples, images=len(rows) if sample.images is None else sample.images)
+
+    def _tar(self, place: str) -> ShardWriter:
+        if place not in self._tars:
+            path = self._attempt.path(self._name(f"{place}/{{}}.tar"))
+            self._tars[place] = self._stack.enter_context(ShardWriter(self._attempt.storage, path))
+        return self._tars[place]
 
     def _quarantine(self, failed: FailedSample) -> None:
         if self._failed is None:
@@ -234,18 +244,19 @@ class _ShardFiles:
 
     def commit(self, identity: Identity, damage: ShardFailure | None) -> bool:
         """Write what is known only at the end and commit; after the context was left."""
-        digests = {}
-        for writer, kind in ((self._edited, "shards/{}.tar"), (self._failed, "quarantine/{}.tar")):
-            if writer is not None:
-                digests[self._name(kind)] = writer.finished.sha256
+        tars = {self._name(f"{place}/{{}}.tar"): tar for place, tar in self._tars.items()}
+        if self._failed is not None:
+            tars[self._name("quarantine/{}.tar")] = self._failed
+        digests = {name: tar.finished.sha256 for name, tar in tars.items()}
         rows = sorted(self._rows, key=lambda row: int(row["index"]))  # type: ignore[arg-type]
-        self._attempt.write(self._name("manifests/{}.parquet"), to_parquet(rows))
+        self._attempt.write(self._name("manifests/{}.parquet"), to_parquet(rows, self._work.schema))
         if self._moments is not None:
             self._attempt.write(self._name("moments/{}.npz"), self._moments.to_npz())
         if damage is not None:
             entry = {"shard": damage.shard, "stage": damage.stage, "reason": str(damage)}
             self._attempt.write(self._name("quarantine/{}.json"), (json.dumps(entry, ensure_ascii=False, indent=1) + "\n").encode())
-        counts = {"samples": self.counts.samples, "images": self.counts.images, "quarantined": self.counts.failed}
+        counts = {"samples": self.counts.samples if self._work.counts_samples else 0, "images": self.counts.images}
+        counts |= {"quarantined": self.counts.failed, **{name: int(count) for name, count in self._tally.items()}}
         statuses = {OK: self.counts.samples - self.counts.failed, QUARANTINED: self.counts.failed}
         return self._attempt.commit(identity, counts=counts, statuses=statuses, damage=str(damage or ""), digests=digests)
 

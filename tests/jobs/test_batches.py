@@ -21,7 +21,7 @@ from models.pack import Pack
 from models.state import GeneratorState
 from pipeline import worker
 from pipeline.align import Aligner
-from pipeline.batch import Finished, run_batch
+from pipeline.batch import EditShard, Finished, run_batch
 from pipeline.feed import Opened, Ready, read_shard
 from pipeline.ledger import Attempt, read_record
 from pipeline.methods import Methods, load_methods
@@ -102,8 +102,8 @@ def test_a_sample_that_fails_leaves_its_neighbours_alone(
     ready: list[Ready], methods: Methods, nan: bool, expected: tuple[str, str]
 ) -> None:
     picky = replace(methods, inverter=Picky(methods.inverter, nan=nan))
-    mixed = run_batch([ready[0], dark(ready[0]), *ready[1:3]], methods=picky, wish=WISH)
-    alone = [run_batch([one], methods=methods, wish=WISH) for one in ready[:3]]
+    mixed = run_batch([ready[0], dark(ready[0]), *ready[1:3]], methods=picky, work=EditShard(WISH))
+    alone = [run_batch([one], methods=methods, work=EditShard(WISH)) for one in ready[:3]]
     found = outcome(mixed.samples)
     assert list(found) == [ready[0].sample.key, "dark", ready[1].sample.key, ready[2].sample.key]
     stage, reason = found.pop("dark")
@@ -114,14 +114,14 @@ def test_a_sample_that_fails_leaves_its_neighbours_alone(
 
 def test_a_failed_sample_keeps_its_original_bytes(ready: list[Ready], methods: Methods) -> None:
     picky = replace(methods, inverter=Picky(methods.inverter))
-    (failed,) = run_batch([dark(ready[0])], methods=picky, wish=WISH).samples
+    (failed,) = run_batch([dark(ready[0])], methods=picky, work=EditShard(WISH)).samples
     assert isinstance(failed, FailedSample)
     assert dict(failed.members) == {f"dark.{ext}": data for ext, data in ready[0].sample.members.items()}
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_says_so(ready: list[Ready], methods: Methods, capsys: pytest.CaptureFixture[str]) -> None:
     tight = Picky(methods.inverter, most=2)
-    result = run_batch(ready, methods=replace(methods, inverter=tight), wish=WISH)
+    result = run_batch(ready, methods=replace(methods, inverter=tight), work=EditShard(WISH))
     assert tight.sizes == [5, 3, 2, 1, 2] and all(isinstance(one, Finished) for one in result.samples)
     assert [one.key for one in result.samples] == [one.sample.key for one in ready]
     said = capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_says_so(ready: list[Ready], met
 
 
 def test_one_picture_that_does_not_fit_is_quarantined(ready: list[Ready], methods: Methods) -> None:
-    (failed,) = run_batch(ready[:1], methods=replace(methods, inverter=Picky(methods.inverter, most=0)), wish=WISH).samples
+    (failed,) = run_batch(ready[:1], methods=replace(methods, inverter=Picky(methods.inverter, most=0)), work=EditShard(WISH)).samples
     assert isinstance(failed, FailedSample) and failed.stage == "invert" and "OutOfMemoryError" in failed.reason
 
 
@@ -137,8 +137,8 @@ def test_without_instructions_the_same_faces_and_latents_are_written_and_no_edit
     ready: list[Ready], methods: Methods, small: World
 ) -> None:
     plain = load_methods(Pack.load(small.pack), inverter="e4e", editor=None, device="cpu")
-    result = run_batch(ready, methods=plain, wish=Wish(instructions=(), keep=frozenset({"latents"})))
-    for one, edited in zip(result.samples, run_batch(ready, methods=methods, wish=WISH).samples, strict=True):
+    result = run_batch(ready, methods=plain, work=EditShard(Wish(instructions=(), keep=frozenset({"latents"}))))
+    for one, edited in zip(result.samples, run_batch(ready, methods=methods, work=EditShard(WISH)).samples, strict=True):
         assert isinstance(one, Finished) and isinstance(edited, Finished)
         assert set(edited.members) - set(one.members) == {"smile.png"} and set(one.members) <= set(edited.members)
         assert all(edited.members[ext] == data for ext, data in one.members.items() if ext != "edits.json")
@@ -158,7 +158,7 @@ def test_every_inverter_runs_in_the_pipeline_and_the_same_batch_gives_the_same_b
     ready: list[Ready], methods: Methods, inverter: str
 ) -> None:
     chosen = replace(methods, inverter=methods.pack.inverter(inverter, INVERTERS[inverter]))
-    first, again = (run_batch(ready[:2], methods=chosen, wish=WISH).samples for _ in range(2))
+    first, again = (run_batch(ready[:2], methods=chosen, work=EditShard(WISH)).samples for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert isinstance(one, Finished) and isinstance(other, Finished)
         assert one.members == other.members and one.rows == other.rows
@@ -175,7 +175,7 @@ def test_every_editor_runs_in_the_pipeline_and_the_same_batch_gives_the_same_byt
 ) -> None:
     chosen = replace(methods, editor=methods.pack.editor(editor, EDITORS[editor]))
     wish = replace(WISH, instructions=(replace(SMILE, expects={"smile": True}),))
-    first, again, plain = (run_batch(ready[:2], methods=used, wish=wish).samples for used in (chosen, chosen, methods))
+    first, again, plain = (run_batch(ready[:2], methods=used, work=EditShard(wish)).samples for used in (chosen, chosen, methods))
     for one, other, usual in zip(first, again, plain, strict=True):
         assert isinstance(one, Finished) and isinstance(other, Finished) and isinstance(usual, Finished)
         assert one.members == other.members and one.rows == other.rows
@@ -183,7 +183,7 @@ def test_every_editor_runs_in_the_pipeline_and_the_same_batch_gives_the_same_byt
 
 
 def test_scores_are_those_of_the_pictures_as_written(ready: list[Ready], methods: Methods) -> None:
-    (one,) = run_batch(ready[:1], methods=methods, wish=WISH).samples
+    (one,) = run_batch(ready[:1], methods=methods, work=EditShard(WISH)).samples
     assert isinstance(one, Finished)
     pictures = {ext: torch.from_numpy(np.array(Image.open(io.BytesIO(data)))) for ext, data in one.members.items() if ext.endswith("png")}
     error = ((pictures["smile.png"].double() - pictures["aligned.png"].double()) / 255).square().mean()
@@ -195,7 +195,7 @@ def test_scores_are_those_of_the_pictures_as_written(ready: list[Ready], methods
 def test_members_of_an_earlier_output_are_kept_beside_the_new_ones(ready: list[Ready], methods: Methods) -> None:
     first = ready[0]
     again = replace(first.sample, members={**first.sample.members, "smile.png": b"old", "edits.json": b"{}", "input.edits.json": b"older"})
-    (one,) = run_batch([Ready(sample=again, aligned_HWC=first.aligned_HWC)], methods=methods, wish=WISH).samples
+    (one,) = run_batch([Ready(sample=again, aligned_HWC=first.aligned_HWC)], methods=methods, work=EditShard(WISH)).samples
     assert isinstance(one, Finished)
     assert one.members["input.smile.png"] == b"old" and one.members["smile.png"].startswith(b"\x89PNG")
     assert one.members["input.edits.json"] == b"older" and one.members["input.input.edits.json"] == b"{}"

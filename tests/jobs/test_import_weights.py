@@ -21,7 +21,7 @@ from models.official_perception import ArcFace
 from models.official_sources import ELSEWHERE, METHODS, ORIGINS
 from models.pack import Pack
 from models.stylegan2 import Generator
-from pipeline.batch import Finished, run_batch
+from pipeline.batch import EditShard, Finished, run_batch
 from pipeline.feed import Ready
 from pipeline.methods import load_methods
 from pipeline.sample import Sample
@@ -112,7 +112,8 @@ def check_pipeline(pack: Pack) -> None:
     methods = load_methods(pack, inverter="hyperstyle", editor=None, device="cpu")
     picture = np.full((64, 64, 3), 90, dtype=np.uint8)
     sample = Sample(key="a", shard="a-0", index=0, members={"png": b"", "json": b"{}"}, image_ext="png")
-    (found,) = run_batch([Ready(sample=sample, aligned_HWC=picture)], methods=methods, wish=Wish(instructions=(), keep=frozenset())).samples
+    work = EditShard(Wish(instructions=(), keep=frozenset()))
+    (found,) = run_batch([Ready(sample=sample, aligned_HWC=picture)], methods=methods, work=work).samples
     assert isinstance(found, Finished), found
     assert found.rows[0]["identity"] is not None and "collateral" not in found.rows[0]
 

@@ -48,10 +48,10 @@ def test_an_estimate_goes_by_the_bytes_of_the_shards_and_the_workers(tmp_path: P
     for place, size in enumerate((1000, 1000, 3000)):
         (tmp_path / f"{place}.tar").write_bytes(bytes(size))
         shards.append(Shard(url=str(tmp_path / f"{place}.tar"), name=str(place)))
-    probe = Probe(samples=3, failed=1, seconds=6.0, bytes_written=3000, worker_bytes=7, shard_samples=10, shard_bytes=1000)
-    found = estimate(probe, shards, instructions=4, workers=1)
+    probe = Probe(samples=3, failed=1, seconds=6.0, images=12, bytes_written=3000, worker_bytes=7, shard_samples=10, shard_bytes=1000)
+    found = estimate(probe, shards, workers=1)
     assert (found.samples, found.images) == (50, 152) and found.seconds == pytest.approx(76.0) and found.worker_bytes == 7
-    assert estimate(probe, shards, instructions=4, workers=3).seconds == pytest.approx(76.0 / 3)
-    assert estimate(probe, shards, instructions=4, workers=2).seconds == pytest.approx(76.0 * 2 / 3)  # two shards for one of them
+    assert estimate(probe, shards, workers=3).seconds == pytest.approx(76.0 / 3)
+    assert estimate(probe, shards, workers=2).seconds == pytest.approx(76.0 * 2 / 3)  # two shards for one of them
     assert 38_000 < found.output_bytes < 38_000 + 3 * 20_000 + 152 * 150 + 1
     assert tar_bytes([b"", b"x", bytes(513)]) == 512 + 1024 + 512 + 1024

@@ -10,7 +10,7 @@ import mlcroissant as mlc
 import pytest
 import yaml
 
-from pipeline.croissant import MEANINGS, croissant
+from pipeline.croissant import EDITED, MEANINGS, croissant
 from pipeline.dataset_card import card, size_category
 from pipeline.documents import write_documents
 from pipeline.manifest import SCHEMA
@@ -69,7 +69,7 @@ def test_texts_stay_in_their_cells(tmp_path: Path) -> None:
     assert "| odd | a \\| b | two lines | 1.5 |  |  |  |" in text
     record["instructions"] = []
     assert "Instructions and what became" not in card(record) and "aligned and inverted" in card(record)
-    assert "aligned and inverted" in json.loads(croissant(record))["description"]
+    assert "aligned and inverted" in json.loads(croissant(record, EDITED))["description"]
 
 
 @pytest.mark.parametrize(("samples", "name"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**9, "n>10M")])

@@ -1,0 +1,37 @@
+"""The configuration of an augmentation: what an edit job can be told, with a recipe in place of instructions. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.config import EditConfig, TrackingConfig, fill_config
+
+NOT_HERE = ("instructions", "keep")
+"""Fields of an edit job that the recipe takes the place of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(EditConfig):
+    """Everything that `jobs/augment_dataset.py` can be told."""
+
+    recipe: str
+    """YAML file that says which edits, how many, and what they have to pass (docs/augmentation.md)."""
+    input: str = ""
+    """WebDataset shards, as in edit_dataset; none where the recipe only draws pictures."""
+    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment="augment_dataset"))
+    """Where the MLflow run goes."""
+
+    def _check_wish(self) -> None:
+        """Leave it to the recipe."""
+
+
+def parse_augment_config(argv: Sequence[str]) -> AugmentConfig:
+    """Fill an AugmentConfig from flags and YAML. Raises ConfigError."""
+    return fill_config(
+        AugmentConfig,
+        argv,
+        prog="augment_dataset.py",
+        description="Make a better dataset: edits that pass gates, by a recipe.",
+        skip=NOT_HERE,
+    )

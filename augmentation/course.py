@@ -1,0 +1,129 @@
+"""The course of an augmentation: the statistics that the realism gate needs first, then rounds of edits until the targets are met."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from augmentation.choice import chance
+from augmentation.edits import Edit
+from augmentation.plan import recipe_of
+from augmentation.quotas import Person, State, plan_round, read_state
+from augmentation.recipe import Recipe
+from augmentation.wish import REALISM_FILE, AugmentWish, ShardPlan, plan_path
+from augmentation.yields import met, total, yields
+from pipeline.cluster import Pool
+from pipeline.plan import JobPlan
+from pipeline.resume import discard, finished_shards
+from pipeline.run import LATER_ROUND, say
+from pipeline.settings import WorkerSettings
+from pipeline.shards import Shard
+from pipeline.storage import Storage
+
+MOST_ROUNDS = 6
+"""Rounds of edits after which what is missing is explained; each asks what the gates of the one before left open."""
+
+
+class AugmentCourse:
+    """Follow one recipe; of one run of a job."""
+
+    def __init__(self, plan: JobPlan) -> None:
+        self._first = plan
+        self._recipe: Recipe = recipe_of(plan)
+        self._later: list[str] = []
+        self._round = 0
+
+    def trial(self, plan: JobPlan) -> JobPlan:
+        """Return a plan by which a batch can be tried without labels: with one edit of each sample where the recipe asks for targets."""
+        assert isinstance(plan.wish, AugmentWish)
+        if not self._recipe.planned:
+            return plan
+        recipe = replace(self._recipe, per_sample=1, per_edit={}, balance=None)
+        return replace(plan, wish=replace(plan.wish, recipe=recipe, phase="samples"))
+
+    def prepare(self, plan: JobPlan, storage: Storage, pool: Pool, settings: WorkerSettings) -> None:
+        """Measure what the generator's own pictures are like, once for an output."""
+        if not asks_realism(self._recipe) or _fits(storage, plan.pack_hash):
+            return
+        from augmentation.remote import measure_realism
+
+        say("realism: drawing pictures of the generator's own, to know what is usual")
+        storage.write(REALISM_FILE, measure_realism(settings, pool))
+
+    def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
+        """Return the next round of edits; None where every target is met, or nobody is left to try."""
+        if not self._recipe.planned:
+            return None
+        if self._round:
+            self._later += [shard.name for shard in plan.shards]
+        else:
+            self._first = plan
+        state = self._state(storage)
+        wanted = plan_round(self._recipe, state, self._chance) if self._round < MOST_ROUNDS else {}
+        if not wanted:
+            self._forget_other_rounds(storage)
+            return None
+        self._round += 1
+        missing = sum(target.missing for target in state.targets)
+        say(f"round {self._round} of edits: {missing} are wanted, from {sum(len(one.indices()) for one in wanted.values())} samples")
+        return self._planned(wanted, storage)
+
+    def _planned(self, wanted: Mapping[str, ShardPlan], storage: Storage) -> JobPlan:
+        assert isinstance(self._first.wish, AugmentWish)
+        digest, shards = hashlib.sha256(), []
+        urls = {shard.name: shard.url for shard in self._first.shards}
+        for shard, plan in wanted.items():
+            name = f"{shard}{LATER_ROUND}{self._round}"
+            data = plan.to_json()
+            if not storage.exists(plan_path(name)) or storage.read(plan_path(name)) != data:
+                storage.write(plan_path(name), data)
+            digest.update(name.encode() + b"\0" + data)
+            shards.append(Shard(url=urls[shard], name=name))
+        content = (*self._first.content, {"round": self._round, "plans": digest.hexdigest()})
+        return replace(self._first, shards=tuple(shards), content=content, wish=replace(self._first.wish, phase="edits"))
+
+    def record(self, plan: JobPlan, storage: Storage) -> Mapping[str, object]:
+        """Return recipe, yields and targets for run.json, and say what is missing."""
+        made = yields(self._recipe, storage)
+        targets = met(self._state(storage), self._recipe, made) if self._recipe.planned else []
+        for one in targets:
+            if one["missing"]:
+                say(f"WARNING: {one['target']}: {one['missing']} of {one['wanted']} are missing: {one['why']}")
+        if targets and not total(targets):
+            say("every target is met exactly")
+        return {"augmentation": {"recipe": self._recipe.content(), "yields": made, "targets": targets, "rounds": self._round}}
+
+    def _state(self, storage: Storage) -> State:
+        return read_state(self._recipe, storage, [shard.name for shard in self._first.shards], self._later)
+
+    def _chance(self, person: Person, edit: Edit) -> float:
+        return chance(self._recipe.seed, person.shard, person.key, edit.name, "order")
+
+    def _forget_other_rounds(self, storage: Storage) -> None:
+        """Discard what an earlier run, with other labels, made in rounds that this one does not have."""
+        for name in finished_shards(storage):
+            if LATER_ROUND in name and name not in self._later:
+                discard(storage, name)
+        for path in storage.files("plans"):
+            if path not in {plan_path(name) for name in self._later}:
+                storage.remove(path)
+
+
+def asks_realism(recipe: Recipe) -> bool:
+    """Say whether any gate of a recipe looks at realism."""
+    drawn = recipe.drawn is not None and recipe.drawn.realism is not None
+    return drawn or any(edit.gates.realism is not None for edit in recipe.edits)
+
+
+def _fits(storage: Storage, pack: str) -> bool:
+    if not storage.exists(REALISM_FILE):
+        return False
+    try:
+        with np.load(io.BytesIO(storage.read(REALISM_FILE)), allow_pickle=False) as found:
+            return str(found["pack"]) == pack
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,0 +1,83 @@
+"""The members of a sample of an augmented dataset: picture with its origin inside, caption, and a JSON file of labels and provenance."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from augmentation.edits import Edit
+from pipeline.images import ImageHWC
+from pipeline.sample import Sample
+
+PNG_LEVEL = 4
+CAPTION_EXTS = ("txt", "caption")
+JSON_EXT, CAPTION_EXT, PICTURE_EXT = "json", "txt", "png"
+ORIGIN = "hyperedit"
+"""Name of the text in a PNG file that holds its origin, as JSON."""
+
+
+def png(picture: ImageHWC, origin: Mapping[str, object]) -> bytes:
+    """Return a PNG file whose metadata say whether, and how, the picture was made: text `synthetic`, and `hyperedit` as JSON."""
+    text = PngInfo()
+    text.add_text("synthetic", str(bool(origin["synthetic"])).lower())
+    text.add_itxt(ORIGIN, json.dumps(origin, ensure_ascii=False, sort_keys=True))
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=PNG_LEVEL, pnginfo=text)
+    return buffer.getvalue()
+
+
+def as_json(content: Mapping[str, object]) -> bytes:
+    """Return a JSON member; equal contents give equal bytes."""
+    return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+
+
+def caption_of(sample: Sample) -> str:
+    """Return the caption that a sample brings, empty where it brings none that can be read."""
+    for ext in CAPTION_EXTS:
+        if ext in sample.members:
+            return sample.members[ext].decode("utf-8", "replace").strip()
+    return ""
+
+
+def rewritten(caption: str, edit: Edit) -> str:
+    """Return the caption of an edit: by its own template, else the targets in place of the sources where those stand, else behind."""
+    if edit.caption:
+        return edit.caption.replace("{caption}", caption)
+    for instruction in edit.instructions:
+        pattern = re.compile(rf"\b{re.escape(instruction.source)}\b", re.IGNORECASE)
+        if not caption:
+            caption = instruction.target
+        elif pattern.search(caption):
+            caption = pattern.sub(lambda _, target=instruction.target: target, caption, count=1)  # type: ignore[misc]
+        else:
+            caption = f"{caption}, {instruction.target}"
+    return caption
+
+
+def described(labels: Mapping[str, bool]) -> str:
+    """Return a caption for a picture that has none: what its labels say."""
+    return ", ".join(name.replace("_", " ") for name, holds in labels.items() if holds)
+
+
+def labels_in(sample: Sample, where: str) -> dict[str, bool] | None:
+    """Return the labels that a sample brings in a JSON member, such as "json:attributes"; None where there are none.
+
+    A mapping of names to truth values or numbers (above one half holds), or a list of the names that hold.
+    """
+    member, _, path = where.partition(":")
+    try:
+        found = json.loads(sample.members[member])
+        for step in filter(None, path.split(".")):
+            found = found[step]
+    except (KeyError, ValueError, TypeError):
+        return None
+    if isinstance(found, list):
+        return {str(name): True for name in found}
+    if not isinstance(found, dict):
+        return None
+    return {str(name): float(value) > 0.5 for name, value in found.items() if isinstance(value, (bool, int, float))}

@@ -1,0 +1,183 @@
+"""How many edits each shard shall contribute to a target, and by which samples: planned from the manifests, round by round.
+
+A round asks of every shard what its samples should be able to give; what they did not give, since gates turned edits down, the next round
+asks of samples that have not been tried for this target by this edit. No torch.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
+
+from augmentation.edits import Edit
+from augmentation.recipe import Balance, Group, Recipe, RecipeError
+from augmentation.rows import EDIT, ORIGINAL
+from augmentation.wish import Cell, ShardPlan
+from pipeline.manifest import OK
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """An original and its labels."""
+
+    shard: str
+    index: int
+    key: str
+    labels: frozenset[str]
+
+
+Chance = Callable[[Person, Edit], float]
+"""Gives a number in [0, 1) that depends on who and what alone."""
+
+
+@dataclass(kw_only=True)
+class Target:
+    """Edits wanted of one kind: of an edit, or into a group; `there` are originals that count already."""
+
+    name: str
+    wanted: int
+    there: int = 0
+    accepted: int = 0
+    tried: set[tuple[str, int, str]] = field(default_factory=set)
+    """Shard, index and edit of what was tried for it."""
+    group: Group | None = None
+
+    @property
+    def missing(self) -> int:
+        """Return how many are yet to be made."""
+        return max(0, self.wanted - self.there - self.accepted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """All that the manifests say: originals, and targets with what was accepted for them so far."""
+
+    people: Sequence[Person]
+    targets: Sequence[Target]
+
+
+def read_state(recipe: Recipe, storage: Storage, shards: Sequence[str], later: Sequence[str]) -> State:
+    """Read originals from the manifests of `shards`, and edits from those of `later`. Raises RecipeError for a size that cannot be met."""
+    people = [person for shard in shards for person in _people(storage, shard)]
+    targets = _targets(recipe, people)
+    by_name = {target.name: target for target in targets}
+    for shard in later:
+        for row in _rows(storage, shard, ("shard", "index", "instruction", "status", "target_group", "kind")):
+            target = by_name.get(str(row["target_group"]))
+            if row["kind"] == EDIT and target is not None:
+                target.accepted += row["status"] == OK
+                target.tried.add((str(row["shard"]), int(str(row["index"])), str(row["instruction"])))
+    return State(people=people, targets=targets)
+
+
+def _people(storage: Storage, shard: str) -> Iterator[Person]:
+    for row in _rows(storage, shard, ("shard", "index", "key", "labels", "kind", "status")):
+        if row["kind"] == ORIGINAL and row["status"] == OK:
+            labels = row["labels"]
+            assert isinstance(labels, list)
+            yield Person(shard=shard, index=int(str(row["index"])), key=str(row["key"]), labels=frozenset(labels))
+
+
+def _rows(storage: Storage, shard: str, columns: Sequence[str]) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = pq.read_table(
+        io.BytesIO(storage.read(f"manifests/{shard}.parquet")), columns=list(columns)
+    ).to_pylist()
+    return found
+
+
+def _targets(recipe: Recipe, people: Sequence[Person]) -> list[Target]:
+    if recipe.balance is None:
+        return [Target(name=name, wanted=count) for name, count in recipe.per_edit.items()]
+    keep = recipe.originals != "none"
+    there = dict.fromkeys((group for group, _ in recipe.balance.shares), 0)
+    for person in people:
+        there[recipe.balance.group_of(dict.fromkeys(person.labels, True))] += keep
+    wanted = group_sizes(recipe.balance, there)
+    return [Target(name=str(group), wanted=wanted[group], there=there[group], group=group) for group, _ in recipe.balance.shares]
+
+
+def group_sizes(balance: Balance, there: Mapping[Group, int]) -> dict[Group, int]:
+    """Return how many samples each group gets: its share of the size, or of the smallest size that keeps all originals.
+
+    The sizes of a given total add up to it (largest remainders). Raises RecipeError where a group has more originals than its share.
+    """
+    for group, share in balance.shares:
+        if there[group] and not share:
+            raise RecipeError(
+                f"accepted.balance: {there[group]} originals are {group}, whose share is 0; say originals: none, or give it one"
+            )
+    if balance.size is None:
+        least = max((there[group] / share for group, share in balance.shares if share), default=0.0)
+        return {group: max(there[group], math.ceil(least * share - 1e-9)) for group, share in balance.shares}
+    exact = {group: balance.size * share for group, share in balance.shares}
+    sizes = {group: math.floor(size + 1e-9) for group, size in exact.items()}
+    by_rest = sorted(exact, key=lambda group: sizes[group] - exact[group])
+    for group in by_rest[: balance.size - sum(sizes.values())]:
+        sizes[group] += 1
+    for group, size in sizes.items():
+        if there[group] > size:
+            enough = max(math.ceil(there[each] / share) for each, share in balance.shares if share)
+            raise RecipeError(
+                f"accepted.balance.size {balance.size}: {there[group]} originals are {group}, more than the {size} of its share; say "
+                f"size: {enough} or more, leave size out, or say originals: none"
+            )
+    return sizes
+
+
+def plan_round(recipe: Recipe, state: State, chance_of: Chance) -> dict[str, ShardPlan]:
+    """Return what each shard shall try next, by shard; nothing where no target lacks anything that could still be tried."""
+    cells: dict[str, list[Cell]] = {}
+    for target in state.targets:
+        if not target.missing:
+            continue
+        tries = _tries(recipe, state, target, chance_of)
+        for shard, quota in quotas(target.missing, {shard: len(found) for shard, found in tries.items()}).items():
+            if quota:
+                also = {} if target.group is None else dict(target.group.holds)
+                cells.setdefault(shard, []).append(Cell(target=target.name, quota=quota, also=also, tries=tuple(tries[shard])))
+    return {shard: ShardPlan(cells=tuple(found)) for shard, found in sorted(cells.items())}
+
+
+def _tries(recipe: Recipe, state: State, target: Target, chance_of: Chance) -> dict[str, list[tuple[int, str]]]:
+    """Return per shard the samples that can be tried for a target, each by one edit that has not been tried on it for this."""
+    tried: dict[tuple[str, int], set[str]] = {}
+    for shard, index, edit in target.tried:
+        tried.setdefault((shard, index), set()).add(edit)
+    found: dict[str, list[tuple[int, str]]] = {}
+    for person in state.people:
+        done = tried.get((person.shard, person.index), set())
+        if len(done) >= recipe.attempts:
+            continue
+        edits = [edit for edit in recipe.edits if edit.name not in done and leads_to(edit, person, target)]
+        if edits:
+            best = max(edits, key=lambda edit: chance_of(person, edit) ** (1 / edit.weight))
+            found.setdefault(person.shard, []).append((person.index, best.name))
+    return found
+
+
+def leads_to(edit: Edit, person: Person, target: Target) -> bool:
+    """Say whether an edit can make of somebody what a target asks: not of who has it already, nor by an edit that undoes a part of it."""
+    if target.group is None:
+        return edit.name == target.name and not all((name in person.labels) == wanted for name, wanted in edit.expects.items())
+    lacking = {name for name, wanted in target.group.holds if (name in person.labels) != wanted}
+    wanted = dict(target.group.holds)
+    against = any(wanted.get(name, value) != value for name, value in edit.expects.items())
+    return bool(lacking) and lacking <= edit.expects.keys() and not against
+
+
+def quotas(wanted: int, available: Mapping[str, int]) -> dict[str, int]:
+    """Divide `wanted` among shards in proportion to what they have, none more than it has; all that they have where that is less."""
+    total = sum(available.values())
+    if wanted >= total:
+        return dict(available)
+    exact = {shard: wanted * count / total for shard, count in available.items()}
+    shares = {shard: math.floor(share) for shard, share in exact.items()}
+    by_rest = sorted(exact, key=lambda shard: (shares[shard] - exact[shard], shard))
+    for shard in by_rest[: wanted - sum(shares.values())]:
+        shares[shard] += 1
+    return shares

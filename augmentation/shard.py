@@ -1,0 +1,244 @@
+"""The work of one shard: which edits its samples get, at which strength, and which of them are kept.
+
+What is chosen depends on the recipe, the shard's name and the keys of its samples alone, not on who works when.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from augmentation.choice import chance, weighted_order
+from augmentation.drawn import SEED_EXT, draw
+from augmentation.edits import Edit
+from augmentation.gates import REALISM, failing, identity_threshold
+from augmentation.members import labels_in
+from augmentation.realism import Realism
+from augmentation.recipe import CLASSIFIER
+from augmentation.rows import AUGMENTED
+from augmentation.samples import Maker
+from augmentation.strength_search import Tried, find_smallest
+from augmentation.window import Made, Try, Window, labels_of, to_pixels_or_none
+from augmentation.wish import REALISM_FILE, AugmentWish, read_plan
+from pipeline.batch import BatchResult, Finished
+from pipeline.feed import Ready
+from pipeline.invert import to_tensor
+from pipeline.methods import Methods
+from pipeline.sample import FailedSample, SampleFailure
+from pipeline.stage_clock import StageClock
+from pipeline.storage import Storage
+
+BATCHES = 4
+"""Batches of a window: more samples of one edit and strength at a time, for the memory of their states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """One edit wanted of one sample of a window."""
+
+    row: int
+    edit: Edit
+    cell: int = -1
+    also: Mapping[str, bool]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What became of it; `reason` names the gate that it did not pass."""
+
+    want: Want
+    made: Made
+    reason: str
+
+
+class AugmentShard:
+    """Augment one shard, batch by batch, in its order. `run` changes nothing: `done` takes in what the last run came to."""
+
+    schema = AUGMENTED
+
+    def __init__(self, wish: AugmentWish, shard: str, storage: Storage) -> None:
+        self._wish, self._recipe = wish, wish.recipe
+        self._plan = read_plan(storage, shard) if wish.phase == "edits" else None
+        self._left = [cell.quota for cell in self._plan.cells] if self._plan else []
+        self._shown: Counter[str] = Counter()
+        self._realism = Realism.from_npz(storage.read(REALISM_FILE)) if storage.exists(REALISM_FILE) else None
+        self._next = (self._left, self._shown)
+        self.counts_samples = wish.phase != "edits"
+
+    def window(self, batch: int) -> int:
+        """Return how many samples `run` takes at a time, for networks that take `batch`."""
+        return batch if self._wish.phase == "originals" else batch * BATCHES
+
+    def done(self) -> None:
+        """Go on from the last run."""
+        self._left, self._shown = self._next
+
+    @torch.no_grad()
+    def run(self, batch: Sequence[Ready], methods: Methods) -> BatchResult:
+        """Return the samples that a batch became, in order. Raises StageError."""
+        self._next = (list(self._left), Counter(self._shown))
+        torch.manual_seed(self._wish.seed)
+        clock, maker = StageClock(), Maker(recipe=self._recipe, methods=methods)
+        if SEED_EXT in batch[0].sample.members and not batch[0].sample.image_ext:
+            samples = self._drawn(batch, maker, clock)
+        elif self._wish.phase == "originals":
+            samples = self._originals(batch, maker, clock)
+        elif self._wish.phase == "edits":
+            samples = self._planned(batch, maker, clock)
+        else:
+            samples = self._samples(batch, maker, clock)
+        return BatchResult(samples=samples, seconds=clock.seconds)
+
+    def _drawn(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
+        size = maker.methods.running.pictures
+        return [one for i in range(0, len(batch), size) for one in self._drawn_at_once(batch[i : i + size], maker, clock)]
+
+    def _drawn_at_once(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
+        methods, drawn = maker.methods, self._recipe.drawn
+        assert drawn is not None
+        seeds = [int(ready.sample.members[SEED_EXT]) for ready in batch]
+        with clock.at("edit"):
+            pictures = to_pixels_or_none(draw(methods.pack.generator(), seeds, truncation=drawn.truncation, device=methods.device))
+        with clock.at("score"):
+            zeros = np.zeros((methods.pack.size, methods.pack.size, 3), dtype=np.uint8)
+            seen = methods.scorer.glance(to_tensor([zeros if one is None else one for one in pictures], device=methods.device))
+            labels = labels_of(methods, seen, len(batch))
+            far = [None] * len(batch) if self._realism is None or seen.embedding_BE is None else self._realism.distances(seen.embedding_BE)
+        finished: list[Finished | FailedSample] = []
+        with clock.at("encode"):
+            for ready, seed, picture, shown, distance in zip(batch, seeds, pictures, labels, far, strict=True):
+                if picture is None:
+                    finished.append(ready.sample.failed(SampleFailure("edit", "the generator made values that are not finite numbers")))
+                    continue
+                reason = REALISM if distance is not None and drawn.realism is not None and distance > drawn.realism else ""
+                finished.append(maker.drawn(ready.sample, picture, shown, seed=seed, far=distance, reason=reason))
+        return finished
+
+    def _originals(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
+        methods = maker.methods
+        if self._recipe.originals == "inverted":
+            window = Window(batch, methods, realism=None, clock=clock)
+            return [self._original(window, row, maker, clock) for row in range(len(batch))]
+        with clock.at("score"):
+            seen = methods.scorer.glance(to_tensor([ready.aligned_HWC for ready in batch], device=methods.device))
+            labels = [self._labels(ready, shown) for ready, shown in zip(batch, labels_of(methods, seen, len(batch)), strict=True)]
+        with clock.at("encode"):
+            return [maker.original(ready, shown, None) for ready, shown in zip(batch, labels, strict=True)]
+
+    def _original(self, window: Window, row: int, maker: Maker, clock: StageClock) -> Finished:
+        with clock.at("encode"):
+            inverted = window.inverted[row] if self._recipe.originals == "inverted" else None
+            return maker.original(window.samples[row], self._labels(window.samples[row], window.labels(row)), inverted)
+
+    def _labels(self, ready: Ready, seen: Mapping[str, bool]) -> dict[str, bool]:
+        """Return the labels of an original: the classifier's, under those that the input brings where the recipe says so."""
+        brought = None if self._recipe.labels == CLASSIFIER else labels_in(ready.sample, self._recipe.labels)
+        return {**seen, **(brought or {})}
+
+    def _samples(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
+        """Give every sample its number of accepted edits, in rounds: who lacks one tries the next of its order."""
+        window = Window(batch, maker.methods, realism=self._realism, clock=clock)
+        orders = [self._order(ready, self._labels(ready, window.labels(row))) for row, ready in enumerate(batch)]
+        verdicts: list[list[Verdict]] = [[] for _ in batch]
+        for attempt in range(self._recipe.attempts):
+            lacking = [row for row, found in enumerate(verdicts) if sum(not one.reason for one in found) < self._recipe.per_sample]
+            wants = [Want(row=row, edit=orders[row][attempt], also={}) for row in lacking if attempt < len(orders[row])]
+            for verdict in self._tried(window, wants, maker.methods):
+                verdicts[verdict.want.row].append(verdict)
+        finished: list[Finished | FailedSample] = []
+        for row in range(len(batch)):
+            finished.append(self._original(window, row, maker, clock))
+            finished += self._finished(window, verdicts[row], maker, clock)
+        return finished
+
+    def _planned(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
+        """Try what the plan asks of these samples, for each cell in order and no more than it still lacks."""
+        assert self._plan is not None
+        left, _ = self._next
+        rows = {ready.sample.index: row for row, ready in enumerate(batch)}
+        queues = [self._queue(number, rows) if left[number] else [] for number in range(len(left))]
+        needed = sorted({want.row for queue in queues for want in queue})
+        place = {row: position for position, row in enumerate(needed)}
+        verdicts: list[Verdict] = []
+        if needed:
+            window = Window([batch[row] for row in needed], maker.methods, realism=self._realism, clock=clock)
+            while wants := [want for number, queue in enumerate(queues) for want in queue[: left[number]]]:
+                queues = [queue[left[number] :] for number, queue in enumerate(queues)]
+                found = self._tried(window, [replace(want, row=place[want.row]) for want in wants], maker.methods)
+                for verdict in found:
+                    left[verdict.want.cell] -= not verdict.reason
+                verdicts += found
+            finished = self._finished(window, sorted(verdicts, key=lambda one: (one.want.row, one.want.cell)), maker, clock)
+        else:
+            finished = []
+        return [*finished, *(Finished(key=ready.sample.key, members={}, rows=(), images=0) for ready in batch)]
+
+    def _queue(self, number: int, rows: Mapping[int, int]) -> list[Want]:
+        """Return what a cell of the plan may ask of a batch; `rows` are its samples' places by index."""
+        assert self._plan is not None
+        cell = self._plan.cells[number]
+        tries = [(rows[index], name) for index, name in cell.tries if index in rows]
+        return [Want(row=row, edit=self._recipe.edit(name), cell=number, also=cell.also) for row, name in tries]
+
+    def _finished(self, window: Window, verdicts: Sequence[Verdict], maker: Maker, clock: StageClock) -> list[Finished]:
+        _, shown = self._next
+        scores = window.scores([verdict.made for verdict in verdicts])
+        finished = []
+        with clock.at("encode"):
+            for verdict, score in zip(verdicts, scores, strict=True):
+                name = verdict.want.edit.name
+                show = bool(verdict.reason) and shown[name] < self._recipe.keep_rejected
+                shown[name] += show
+                target = self._plan.cells[verdict.want.cell].target if self._plan else ""
+                ready = window.samples[verdict.want.row]
+                finished.append(maker.edit(ready, verdict.made, score, target=target, reason=verdict.reason, shown=show))
+        return finished
+
+    def _tried(self, window: Window, wants: Sequence[Want], methods: Methods) -> list[Verdict]:
+        """Make the edits that are wanted, those of automatic strength at the smallest that reaches its target, and ask the gates."""
+        last: dict[int, Made] = {}
+        reached: dict[int, Made] = {}
+        threshold = methods.scorer.same_person_threshold
+
+        def try_all(pairs: Sequence[tuple[int, float]]) -> list[Tried]:
+            tries = [Try(row=wants[i].row, edit=wants[i].edit, factor=factor, also=wants[i].also) for i, factor in pairs]
+            found = []
+            for (i, _), made in zip(pairs, window.make(tries), strict=True):
+                last[i] = made
+                found.append(_said(made, threshold))
+                if found[-1] is Tried.REACHED:
+                    reached[i] = made
+            return found
+
+        auto = [i for i, want in enumerate(wants) if want.edit.strength.auto]
+        fixed = [i for i, want in enumerate(wants) if not want.edit.strength.auto]
+        find_smallest([wants[i].edit.strength for i in auto], lambda pairs: try_all([(auto[place], factor) for place, factor in pairs]))
+        plain = [(i, wants[i].edit.strength.drawn(self._chance(window.samples[wants[i].row], wants[i].edit, "strength"))) for i in fixed]
+        if plain:
+            try_all(plain)
+        verdicts = []
+        for i, want in enumerate(wants):
+            made = reached.get(i, last[i])
+            reason = failing(want.edit.gates, made.measured, same_person=threshold) or ""
+            verdicts.append(Verdict(want=want, made=made, reason=reason))
+        return verdicts
+
+    def _order(self, ready: Ready, labels: Mapping[str, bool]) -> list[Edit]:
+        """Return the edits of a sample in a random order, heavier ones earlier, without those that it shows already."""
+        return weighted_order(self._recipe.edits, labels, lambda edit: self._chance(ready, edit, "order"))
+
+    def _chance(self, ready: Ready, edit: Edit, what: str) -> float:
+        return chance(self._recipe.seed, ready.sample.shard, ready.sample.key, edit.name, what)
+
+
+def _said(made: Made, same_person: float | None) -> Tried:
+    gates, measured = made.tried.edit.gates, made.measured
+    if gates.success is not None and measured.certainty is not None and measured.certainty >= gates.success:
+        return Tried.REACHED
+    threshold = identity_threshold(gates, same_person)
+    lost = threshold is not None and measured.identity is not None and measured.identity < threshold
+    return Tried.LOST if lost else Tried.SHORT
