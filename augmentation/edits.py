@@ -17,15 +17,15 @@ LEVELS = 9
 class Gates:
     """What an edit has to pass to be kept; None lets everything through.
 
-    `success` is the least probability that the attribute classifier may give to anything that the edit is expected to show. `identity`
-    is the least similarity to the source by the identity network, or "same_person" for the network's own threshold. `collateral` is how
-    many attributes may change unasked. `realism` is the largest distance to the generator's own pictures, where 1 is as far as 1 % of
-    those are (augmentation/realism.py).
+    `success` is the least probability that the attribute classifier may give to anything that the edit is expected to show, in the
+    picture or in its mirror image. `identity` is the least similarity to the source by the identity network, or "same_person" for the
+    network's own threshold. `collateral` is how many attributes may change unasked. `realism` is the largest distance to the generator's
+    own pictures, where 1 is as far as 1 % of those are (augmentation/realism.py).
     """
 
-    success: float | None = 0.9
+    success: float | None = 0.99
     identity: float | str | None = SAME_PERSON
-    collateral: int | None = 1
+    collateral: int | None = 2
     realism: float | None = 1.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from augmentation.edits import SAME_PERSON, Gates
@@ -21,8 +21,8 @@ REASONS: Mapping[str, str] = {
 class Measured:
     """What the gates look at; None is what no network of the pack measures.
 
-    `certainty` is the least probability of what is expected, in [0, 1]; `identity` a cosine; `collateral` a count; `realism` a distance
-    whose 1 is the 99 % quantile of the generator's own.
+    `certainty` is the least probability of what is expected, in the picture and in its mirror image, in [0, 1]; `identity` a cosine;
+    `collateral` a count; `realism` a distance whose 1 is the 99 % quantile of the generator's own.
     """
 
     certainty: float | None
@@ -49,9 +49,13 @@ def identity_threshold(gates: Gates, same_person: float | None) -> float | None:
     return same_person if gates.identity == SAME_PERSON else None if gates.identity is None else float(gates.identity)
 
 
-def certainty(probabilities: Mapping[str, float], expects: Mapping[str, bool]) -> float | None:
-    """Return the least probability of what is expected; None where nothing is."""
-    return min((probabilities[name] if wanted else 1 - probabilities[name] for name, wanted in expects.items()), default=None)
+def certainty(views: Sequence[Mapping[str, float]], expects: Mapping[str, bool]) -> float | None:
+    """Return the least probability of anything expected, in any view of a picture; None where nothing is expected.
+
+    A search for the smallest strength that a classifier lets through ends where that classifier errs. It is harder to be wrong about a
+    picture and its mirror image at once (docs/augmentation.md has figures).
+    """
+    return min((view[name] if wanted else 1 - view[name] for view in views for name, wanted in expects.items()), default=None)
 
 
 def _below(value: float | None, least: float | None) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Mapping
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from augmentation.edits import Edit
 from pipeline.images import ImageHWC
 from pipeline.sample import Sample
 
@@ -42,26 +40,6 @@ def caption_of(sample: Sample) -> str:
         if ext in sample.members:
             return sample.members[ext].decode("utf-8", "replace").strip()
     return ""
-
-
-def rewritten(caption: str, edit: Edit) -> str:
-    """Return the caption of an edit: by its own template, else the targets in place of the sources where those stand, else behind."""
-    if edit.caption:
-        return edit.caption.replace("{caption}", caption)
-    for instruction in edit.instructions:
-        pattern = re.compile(rf"\b{re.escape(instruction.source)}\b", re.IGNORECASE)
-        if not caption:
-            caption = instruction.target
-        elif pattern.search(caption):
-            caption = pattern.sub(lambda _, target=instruction.target: target, caption, count=1)  # type: ignore[misc]
-        else:
-            caption = f"{caption}, {instruction.target}"
-    return caption
-
-
-def described(labels: Mapping[str, bool]) -> str:
-    """Return a caption for a picture that has none: what its labels say."""
-    return ", ".join(name.replace("_", " ") for name, holds in labels.items() if holds)
 
 
 def labels_in(sample: Sample, where: str) -> dict[str, bool] | None:

@@ -80,6 +80,8 @@ class Recipe:
     labels: str = CLASSIFIER
     """Where the labels of originals come from: the pack's classifier, or a member of the input and a place in it ("json:attributes")."""
     drawn: Drawn | None = None
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Phrases that captions say attributes with, by attribute: they leave a caption when an edit makes them untrue."""
     carry: tuple[str, ...] = ()
     """Members of the input that edits take along as they are."""
     keep_rejected: int = 8
@@ -107,7 +109,8 @@ class Recipe:
         return {
             "edits": [edit.content() for edit in self.edits], "per_sample": self.per_sample, "per_edit": dict(self.per_edit),
             "balance": balance, "attempts": self.attempts, "originals": self.originals, "labels": self.labels,
-            "drawn": self.drawn and vars(self.drawn), "carry": list(self.carry), "keep_rejected": self.keep_rejected, "seed": self.seed,
+            "drawn": self.drawn and vars(self.drawn), "words": {name: list(phrases) for name, phrases in self.words.items()},
+            "carry": list(self.carry), "keep_rejected": self.keep_rejected, "seed": self.seed,
         }  # fmt: skip
 
 

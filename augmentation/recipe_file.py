@@ -28,6 +28,7 @@ FIELDS = (
     "gates",
     "auto",
     "drawn",
+    "words",
     "carry",
     "keep_rejected",
     "seed",
@@ -69,6 +70,7 @@ def parse_recipe(content: object, *, instructions: ParseInstructions) -> Recipe:
         originals=cast(Originals, _one_of("originals", found.get("originals", "aligned"), ORIGINALS)),
         labels=_labels(found.get("labels", CLASSIFIER)),
         drawn=_drawn(found["drawn"]) if found.get("drawn") is not None else None,
+        words=_words(found.get("words", {})),
         carry=tuple(_text("carry", member) for member in _list("carry", found.get("carry", []))),
         keep_rejected=_count("keep_rejected", found.get("keep_rejected", 8), least=0),
         seed=_count("seed", found.get("seed", 0), least=0),
@@ -77,16 +79,18 @@ def parse_recipe(content: object, *, instructions: ParseInstructions) -> Recipe:
     return recipe
 
 
-def _read_yaml(path: str) -> object:
+def _read_yaml(path: str, part: str = "") -> object:
+    where = f"{part} {path}: " if part else ""
     try:
         with fsspec.open(path, "rb") as stream:
             return yaml.safe_load(stream.read())
     except FileNotFoundError:
-        raise RecipeError("no such file; it takes a YAML file such as configs/augment/portraits.yaml") from None
+        like = f"configs/augment/portraits{'_words' if part else ''}.yaml"
+        raise RecipeError(f"{where}no such file; it takes a YAML file such as {like}") from None
     except IsADirectoryError:
-        raise RecipeError("is a folder, expected a YAML file") from None
+        raise RecipeError(f"{where}is a folder, expected a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{where}not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _instructions(given: object, parse: ParseInstructions) -> dict[str, Instruction]:
@@ -214,6 +218,14 @@ def _labels(value: object) -> str:
     if text != CLASSIFIER and not (member and colon):
         raise RecipeError(f"labels: {text!r}: expected {CLASSIFIER}, or a member of the input and a place in it, such as json:attributes")
     return text
+
+
+def _words(value: object) -> dict[str, tuple[str, ...]]:
+    """Return phrases by attribute, from a mapping or from a YAML file that holds one."""
+    content = _read_yaml(value, "words") if isinstance(value, str) else value
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"words: expected attributes with lists of phrases, or a YAML file of such, found {content!r}")
+    return {str(name): tuple(_text(f"words.{name}", one) for one in _list(f"words.{name}", phrases)) for name, phrases in content.items()}
 
 
 def _mapping(where: str, value: object, known: Collection[str]) -> Fields:

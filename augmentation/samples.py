@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from augmentation.captions import described, rewritten, untrue
 from augmentation.edits import Edit
-from augmentation.members import CAPTION_EXT, CAPTION_EXTS, JSON_EXT, PICTURE_EXT, as_json, caption_of, described, png, rewritten
+from augmentation.members import CAPTION_EXT, CAPTION_EXTS, JSON_EXT, PICTURE_EXT, as_json, caption_of, png
 from augmentation.recipe import Recipe
 from augmentation.rows import DRAWN, EDIT, ORIGINAL, row_of
 from augmentation.window import Made
@@ -51,8 +52,13 @@ class Maker:
             members[CAPTION_EXT] = (caption_of(sample) or described(labels)).encode()
         return Finished(key=sample.key, members=beside(passed, members), rows=(row,), images=0, tally={"originals": 1})
 
-    def edit(self, ready: Ready, made: Made, scores: EditScores, *, target: str, reason: str, shown: bool) -> Finished:
-        """Return an edit; one that is rejected for a `reason` goes to the folder of those, if it is to be shown, or is a row only."""
+    def edit(
+        self, ready: Ready, made: Made, scores: EditScores, *, before: Mapping[str, bool], target: str, reason: str, shown: bool
+    ) -> Finished:
+        """Return an edit of a sample that had the labels `before`.
+
+        One that is rejected for a `reason` goes to the folder of those, if it is to be `shown`, or is a row only.
+        """
         sample, edit, factor = ready.sample, made.tried.edit, made.tried.factor
         one, key = edit.as_one(factor), f"{ready.sample.key}{BETWEEN}{edit.name}"
         also = {
@@ -72,7 +78,7 @@ class Maker:
             content["target_group"] = target
         if reason:
             content["rejected"] = reason
-        caption = rewritten(caption_of(sample), edit)
+        caption = rewritten(caption_of(sample), edit, untrue(self.recipe.words, before, made.labels))
         members = {PICTURE_EXT: png(made.picture_HWC, origin), CAPTION_EXT: caption.encode(), JSON_EXT: as_json(content)}
         carried = {ext: sample.members[ext] for ext in self.recipe.carry if ext in sample.members}
         place = AUDITED if reason else KEPT

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ import torch
 from augmentation.choice import chance, weighted_order
 from augmentation.drawn import SEED_EXT, draw
 from augmentation.edits import Edit
-from augmentation.gates import REALISM, failing, identity_threshold
+from augmentation.gates import REALISM
 from augmentation.members import labels_in
 from augmentation.realism import Realism
 from augmentation.recipe import CLASSIFIER
 from augmentation.rows import AUGMENTED
 from augmentation.samples import Maker
-from augmentation.strength_search import Tried, find_smallest
-from augmentation.window import Made, Try, Window, labels_of, to_pixels_or_none
+from augmentation.trial import Verdict, Want, try_edits
+from augmentation.window import Window, labels_of, to_pixels_or_none
 from augmentation.wish import REALISM_FILE, AugmentWish, read_plan
 from pipeline.batch import BatchResult, Finished
 from pipeline.feed import Ready
@@ -34,25 +34,6 @@ from pipeline.storage import Storage
 
 BATCHES = 4
 """Batches of a window: more samples of one edit and strength at a time, for the memory of their states."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Want:
-    """One edit wanted of one sample of a window."""
-
-    row: int
-    edit: Edit
-    cell: int = -1
-    also: Mapping[str, bool]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
-    """What became of it; `reason` names the gate that it did not pass."""
-
-    want: Want
-    made: Made
-    reason: str
 
 
 class AugmentShard:
@@ -195,37 +176,18 @@ class AugmentShard:
                 shown[name] += show
                 target = self._plan.cells[verdict.want.cell].target if self._plan else ""
                 ready = window.samples[verdict.want.row]
-                finished.append(maker.edit(ready, verdict.made, score, target=target, reason=verdict.reason, shown=show))
+                before = self._labels(ready, window.labels(verdict.want.row))
+                one = maker.edit(ready, verdict.made, score, before=before, target=target, reason=verdict.reason, shown=show)
+                finished.append(one)
         return finished
 
     def _tried(self, window: Window, wants: Sequence[Want], methods: Methods) -> list[Verdict]:
-        """Make the edits that are wanted, those of automatic strength at the smallest that reaches its target, and ask the gates."""
-        last: dict[int, Made] = {}
-        reached: dict[int, Made] = {}
-        threshold = methods.scorer.same_person_threshold
+        """Make the edits that are wanted and ask the gates."""
 
-        def try_all(pairs: Sequence[tuple[int, float]]) -> list[Tried]:
-            tries = [Try(row=wants[i].row, edit=wants[i].edit, factor=factor, also=wants[i].also) for i, factor in pairs]
-            found = []
-            for (i, _), made in zip(pairs, window.make(tries), strict=True):
-                last[i] = made
-                found.append(_said(made, threshold))
-                if found[-1] is Tried.REACHED:
-                    reached[i] = made
-            return found
+        def factor(want: Want) -> float:
+            return want.edit.strength.drawn(self._chance(window.samples[want.row], want.edit, "strength"))
 
-        auto = [i for i, want in enumerate(wants) if want.edit.strength.auto]
-        fixed = [i for i, want in enumerate(wants) if not want.edit.strength.auto]
-        find_smallest([wants[i].edit.strength for i in auto], lambda pairs: try_all([(auto[place], factor) for place, factor in pairs]))
-        plain = [(i, wants[i].edit.strength.drawn(self._chance(window.samples[wants[i].row], wants[i].edit, "strength"))) for i in fixed]
-        if plain:
-            try_all(plain)
-        verdicts = []
-        for i, want in enumerate(wants):
-            made = reached.get(i, last[i])
-            reason = failing(want.edit.gates, made.measured, same_person=threshold) or ""
-            verdicts.append(Verdict(want=want, made=made, reason=reason))
-        return verdicts
+        return try_edits(window, wants, factor_of=factor, same_person=methods.scorer.same_person_threshold)
 
     def _order(self, ready: Ready, labels: Mapping[str, bool]) -> list[Edit]:
         """Return the edits of a sample in a random order, heavier ones earlier, without those that it shows already."""
@@ -233,12 +195,3 @@ class AugmentShard:
 
     def _chance(self, ready: Ready, edit: Edit, what: str) -> float:
         return chance(self._recipe.seed, ready.sample.shard, ready.sample.key, edit.name, what)
-
-
-def _said(made: Made, same_person: float | None) -> Tried:
-    gates, measured = made.tried.edit.gates, made.measured
-    if gates.success is not None and measured.certainty is not None and measured.certainty >= gates.success:
-        return Tried.REACHED
-    threshold = identity_threshold(gates, same_person)
-    lost = threshold is not None and measured.identity is not None and measured.identity < threshold
-    return Tried.LOST if lost else Tried.SHORT

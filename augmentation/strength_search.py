@@ -13,6 +13,8 @@ from enum import Enum
 from augmentation.edits import Strength
 
 FIRST = 1.0
+RISES = 3
+"""Steps from the first strength to the highest, where the first is too weak: too strong an edit may show less than a weaker one."""
 
 
 class Tried(Enum):
@@ -48,7 +50,8 @@ class _Search:
                 return
         self.over = self.halvings >= self.strength.steps or self.low >= self.high
         self.halvings += self.found
-        self.now = (self.low + self.high) / 2 if self.found else self.strength.high
+        first = min(max(FIRST, self.strength.low), self.strength.high)
+        self.now = (self.low + self.high) / 2 if self.found else min(self.strength.high, self.now + (self.strength.high - first) / RISES)
 
 
 def find_smallest(strengths: Sequence[Strength], try_all: Callable[[Sequence[tuple[int, float]]], Sequence[Tried]]) -> list[float | None]:

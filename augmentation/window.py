@@ -110,16 +110,18 @@ class Window:
 
     def _measured(self, tries: Sequence[Try], pictures: Sequence[ImageHWC]) -> list[Made]:
         scorer = self._methods.scorer
-        seen = scorer.glance(to_tensor(pictures, device=self._methods.device))
+        written_BCHW = to_tensor(pictures, device=self._methods.device)
+        seen = scorer.glance(written_BCHW)
         after = _rows(seen.probabilities_BA, len(tries))
+        mirrored = _rows(None if scorer.attributes is None else scorer.attributes.probabilities(written_BCHW.flip(-1)), len(tries))
         identity = self._similarities([one.row for one in tries], seen.identity_BE)
         far = [None] * len(tries) if self._realism is None or seen.embedding_BE is None else self._realism.distances(seen.embedding_BE)
         made = []
-        for one, picture, probabilities, alike, distance in zip(tries, pictures, after, identity, far, strict=True):
+        for one, picture, probabilities, turned, alike, distance in zip(tries, pictures, after, mirrored, identity, far, strict=True):
             expects = {**one.edit.expects, **one.also}
             named = self._named(probabilities)
             measured = Measured(
-                certainty=certainty(named, expects) if named else None, identity=alike, realism=distance,
+                certainty=certainty([named, self._named(turned)], expects) if named else None, identity=alike, realism=distance,
                 collateral=self._flips(self._before[one.row], probabilities, expects),
             )  # fmt: skip
             made.append(Made(tried=one, picture_HWC=picture, measured=measured, labels=decided(named)))

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evaluation import editing_suite, inversion_run, inversion_suite, pack_suite, strengths
+from evaluation import editing_suite, gates_suite, inversion_run, inversion_suite, pack_suite, strengths
 from evaluation.past_runs import NONE
 from evaluation.run_tracking import EXPERIMENT
 
-SUITES = (pack_suite.NAME, inversion_suite.NAME, editing_suite.NAME, strengths.NAME)
-WITH_PAGE = (inversion_suite.NAME, editing_suite.NAME)
+SUITES = (pack_suite.NAME, inversion_suite.NAME, editing_suite.NAME, gates_suite.NAME, strengths.NAME)
+WITH_SEED = (editing_suite.NAME, gates_suite.NAME)
+WITH_PAGE = (inversion_suite.NAME, editing_suite.NAME, gates_suite.NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Options:
     """What to measure.
 
     Args:
-        suite: One of: pack, inversion, editing, strengths.
+        suite: One of: pack, inversion, editing, gates, strengths.
         pack: Folder or URL of the pack, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's model registry.
         tracking_uri: MLflow server or database with that registry and for the runs of suites inversion and editing; by default
             MLFLOW_TRACKING_URI.
@@ -27,13 +28,14 @@ class Options:
             or else configs/instructions/portraits.yaml.
         methods: YAML file of the rows of suite editing.
         pictures: Held-out portraits; by default 1,000 for suite pack and 500 for suite inversion. Portraits of each instruction in suite
-            editing, by default 200, and, from validation, in suite strengths, by default 150.
+            editing and each edit in suite gates, by default 200, and, from validation, in suite strengths, by default 150.
         edits: Held-out portraits per instruction in suite pack.
-        inverter: Inverter to measure in suite pack.
+        inverter: Inverter to measure in suites pack and gates.
         inverters: Inverters to measure in suite inversion; by default all that the pack has; NAME+LABEL is NAME again.
         inverter_settings: Settings of inverters in suite inversion, by their name or NAME+LABEL.
         judge: Pack whose CLIP, and attribute classifier if it has one, judge edits in suite editing beside the pack's own: others than
-            the editors were trained with.
+            the editors were trained with. In suite gates a pack with another attribute classifier and identity network.
+        recipe: Recipe whose gates suite gates measures.
         optimised: Held-out portraits for inverters, and in suite editing for editors, that optimise for every picture.
         input: Shards whose pictures suite inversion inverts in place of rendered portraits: aligned ones where they hold such, else the
             centred square.
@@ -45,7 +47,7 @@ class Options:
         adapted: Pack whose generator was fine-tuned from the pack's to another style; offsets are tried on it in suite inversion.
         adapted_text: What that style is called, such as "a cartoon of a face".
         editor: Editor to measure.
-        seed: Which held-out people suite editing draws; runs of the same people are compared portrait by portrait.
+        seed: Which held-out people suites editing and gates draw; runs of the same people are compared portrait by portrait.
         champion: Run that suite editing is compared with: auto (the champion of the experiment, which the first run becomes), the id of a
             run, or none.
         promote: Make this run the champion, unless it is worse than the one before.
@@ -53,7 +55,7 @@ class Options:
         experiment: Experiment of MLflow; each has a champion of its own.
         device: Where the networks run: auto, cpu or cuda; auto takes a GPU where there is one. The figures name it.
         threads: Threads of torch.
-        output: JSON file, or folder for the page of suites inversion and editing.
+        output: JSON file, or folder for the page of suites inversion, editing and gates.
     """
 
     suite: str = pack_suite.NAME
@@ -67,6 +69,7 @@ class Options:
     inverters: tuple[str, ...] = ()
     inverter_settings: dict[str, dict[str, bool | int | float | str]] = field(default_factory=dict)
     judge: str | None = None
+    recipe: str = "configs/augment/portraits.yaml"
     optimised: int = inversion_run.Plan().optimised
     input: str | None = None
     attribute: str = inversion_run.Plan().attribute

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import torch
 
-from evaluation import editing_run, editing_suite, inversion_run, inversion_suite, new_pack, pack_suite, strengths
+from augmentation.recipe_file import load_recipe
+from evaluation import (
+    editing_run,
+    editing_suite,
+    gates_page,
+    gates_suite,
+    inversion_run,
+    inversion_suite,
+    new_pack,
+    pack_suite,
+    strengths,
+)  # fmt: skip
 from evaluation.editing_plan import Say, check_expectations, check_texts, load_plan
 from evaluation.held_out import HELD_OUT_SEED
 from evaluation.kept_rows import forget
@@ -20,12 +31,15 @@ from models.editor_names import problem
 from models.instruction import Instruction, InstructionError, load_instructions
 from models.pack import Pack
 from pipeline.config import ConfigError, TrackingConfig
+from pipeline.plan import parse_instructions
 from pipeline.registry import resolve_pack
 from pipeline.training_run import Run
 
 PICTURES = 200
 """Portraits of each instruction in suite editing."""
 SHIPPED = "configs/instructions/portraits.yaml"
+JUDGES = "packs/judges64"
+"""Classifiers of the portraits world that nothing was trained with, and no gate asks."""
 
 
 def run_suite(options: Options, *, say: Say) -> dict[str, object]:
@@ -36,6 +50,8 @@ def run_suite(options: Options, *, say: Say) -> dict[str, object]:
         return _inversion(pack, options, head, say=say)
     if options.suite == editing_suite.NAME:
         return _editing(pack, options, head, say=say)
+    if options.suite == gates_suite.NAME:
+        return _gates(pack, options, head, say=say)
     instructions = instructions_for(pack, options)
     check_instructions(pack, instructions, editor=options.editor)
     if options.suite == strengths.NAME:
@@ -118,6 +134,25 @@ def _editing(pack: Pack, options: Options, head: Mapping[str, object], *, say: S
     )  # fmt: skip
     forget(folder)
     return {**head, **figures, "page": str(files[0])}
+
+
+def _gates(pack: Pack, options: Options, head: Mapping[str, object], *, say: Say) -> dict[str, object]:
+    """Run the suite and leave the page in the output folder."""
+    recipe = load_recipe(options.recipe, instructions=parse_instructions)
+    if options.judge is None:
+        raise ConfigError(f"--judge: suite gates needs a pack whose classifiers took no part in the gates, such as {JUDGES}")
+    judge = Pack.load(resolve_pack(options.judge, uri=options.tracking_uri), device=pack.device)
+    missing = [name for name in ("attributes", "identity") if name not in judge.info.networks]
+    if missing:
+        raise ConfigError(f"--judge {options.judge}: the pack has no network {missing[0]!r}, which suite gates needs; try {JUDGES}")
+    check_instructions(pack, recipe.instructions, editor=options.editor)
+    found = gates_suite.measure(
+        pack, judge, recipe, seed=HELD_OUT_SEED + options.seed, say=say, pictures=options.pictures or PICTURES, inverter=options.inverter,
+        editor=options.editor,
+    )  # fmt: skip
+    figures = {**head, "recipe": options.recipe, "judge": judge.sha256, "pack_name": pack.info.name, "judge_name": judge.info.name, **found}
+    files = gates_page.write(figures, options.output or Path("out/gates"))
+    return {**figures, "page": str(files[0])}
 
 
 def _standing(options: Options, folder: Path) -> Standing:

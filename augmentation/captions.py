@@ -1,0 +1,79 @@
+"""Captions of edits: those of their sources, with what the edit added, and without what it made untrue. By rules, for English."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from augmentation.edits import Edit
+from models.instruction import Instruction
+
+GONE = "\0"
+ARTICLES = frozenset({"a", "an", "the"})
+CLEANED = (
+    (rf"\b(with|and) {GONE} and ", r"\1 "),
+    (rf"\bwith {GONE}, ", "with "),
+    (rf", {GONE} and ", " and "),
+    (rf"(, | and | with |^with ){GONE}", ""),
+    (rf"{GONE},? ?", ""),
+    (r"\ban(?= [^aeiou\W])", "a"),
+    (r"\ba(?= [aeiou])", "an"),
+    (r" {2,}", " "),
+)
+"""Patterns and what takes their place, in order: a list without one of its parts, and articles that fit again."""
+
+
+def rewritten(caption: str, edit: Edit, untrue: Sequence[str]) -> str:
+    """Return the caption of an edit: by its own template, or the source's without phrases that are `untrue` and with what was added."""
+    if edit.caption:
+        return edit.caption.replace("{caption}", caption)
+    caption = without(caption, untrue)
+    for instruction in edit.instructions:
+        more = added(instruction)
+        caption = ", ".join(filter(None, (caption, more))) if caption else result_of(instruction)
+    return caption
+
+
+def result_of(instruction: Instruction) -> str:
+    """Return what a picture shows after an instruction: the target, or the source where a negative strength turns it round."""
+    return instruction.target if instruction.strength > 0 else instruction.source
+
+
+def without(caption: str, phrases: Sequence[str]) -> str:
+    """Return a caption without some phrases: "a happy face with glasses and a hat" without "glasses" is "a happy face with a hat"."""
+    for phrase in sorted(phrases, key=len, reverse=True):
+        caption = re.sub(rf"\b{re.escape(phrase)}(?!\w)", GONE, caption, flags=re.IGNORECASE)
+    if GONE in caption:
+        for pattern, instead in CLEANED:
+            caption = re.sub(pattern, instead, caption)
+    return caption.strip(" ,")
+
+
+def added(instruction: Instruction) -> str:
+    """Return what there is after an instruction beyond what was before, empty where that is nothing.
+
+    "a face" to "a smiling face" adds "smiling", to "a face with glasses" "with glasses", and the reverse of that nothing.
+    """
+    source, target = instruction.source.split(), instruction.target.split()
+    before, after = (source, target) if instruction.strength > 0 else (target, source)
+    if after[: len(before)] == before:
+        return " ".join(after[len(before) :])
+    left, more = [word for word in before if word not in ARTICLES], list[str]()
+    for word in after:
+        if left and word == left[0]:
+            left.pop(0)
+        elif word not in ARTICLES or more:
+            more.append(word)
+    if not more:
+        return ""
+    return result_of(instruction) if left or more[-1] in ARTICLES else " ".join(more)
+
+
+def untrue(words: Mapping[str, Sequence[str]], before: Mapping[str, bool], after: Mapping[str, bool]) -> list[str]:
+    """Return the phrases of attributes that held and do not any more."""
+    return [phrase for name, phrases in words.items() if before.get(name) and not after.get(name, False) for phrase in phrases]
+
+
+def described(labels: Mapping[str, bool]) -> str:
+    """Return a caption for a picture that has none: what its labels say."""
+    return ", ".join(name.replace("_", " ") for name, holds in labels.items() if holds)
