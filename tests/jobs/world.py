@@ -26,7 +26,7 @@ from portraits import render_aligned, sample_parameters
 from tests.commands import ROOT, Ended
 from tests.models.small_pack import CONFIGS, write_small_pack
 
-JOB = str(ROOT / "jobs" / "edit_dataset.py")
+JOB = "jobs/edit_dataset.py"
 SMILE = "smile: a face -> a smiling face @1.2"
 BEARD = "beard: a face -> a face with a beard"
 TIMED = {"run.json", "report.html", "sheet.png", "README.md", "croissant.json"}  # hold timings; the sheet belongs to the report
@@ -133,10 +133,10 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def start(flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start the job as a user does."""
+def start(flags: Sequence[str], *, env: Mapping[str, str] | None = None, job: str = JOB) -> subprocess.Popen[str]:
+    """Start a job as a user does."""
     return subprocess.Popen(
-        [sys.executable, JOB, *flags],
+        [sys.executable, str(ROOT / job), *flags],
         cwd=ROOT,
         env=dict(env or clean_environment()),
         stdout=subprocess.PIPE,
@@ -146,9 +146,9 @@ def start(flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> subp
     )
 
 
-def submit(flags: Sequence[str], *, ray: LocalRay) -> Ended:
-    """Submit the job to a Ray from a folder with the code, and wait; `err` is all that was printed, `out` the line of JSON in it."""
-    command = ["job", "submit", "--address", ray.job_address, "--working-dir", ".", "--", "python", "jobs/edit_dataset.py", *flags]
+def submit(flags: Sequence[str], *, ray: LocalRay, job: str = JOB) -> Ended:
+    """Submit a job to a Ray from a folder with the code, and wait; `err` is all that was printed, `out` the line of JSON in it."""
+    command = ["job", "submit", "--address", ray.job_address, "--working-dir", ".", "--", "python", job, *flags]
     done = subprocess.run(ray.command(*command), cwd=ROOT, env=ray.env, capture_output=True, text=True, check=False)
     results = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return Ended(code=done.returncode, out="\n".join(results), err=done.stdout + done.stderr)
@@ -160,9 +160,9 @@ def wait(process: subprocess.Popen[str], timeout_s: float = 280) -> Ended:
     return Ended(code=process.returncode, out=out, err=err)
 
 
-def run(flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> Ended:
-    """Run the job to its end."""
-    return wait(start(flags, env=env))
+def run(flags: Sequence[str], *, env: Mapping[str, str] | None = None, job: str = JOB) -> Ended:
+    """Run a job to its end."""
+    return wait(start(flags, env=env, job=job))
 
 
 def tree(out: Path) -> dict[str, str]:
