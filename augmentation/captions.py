@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from augmentation.edits import Edit
+from augmentation.edits import Edit, shown_after, shown_before
 from models.instruction import Instruction
 
 GONE = "\0"
@@ -14,13 +14,15 @@ CLEANED = (
     (rf"\b(with|and) {GONE} and ", r"\1 "),
     (rf"\bwith {GONE}, ", "with "),
     (rf", {GONE} and ", " and "),
+    (rf"(^|\b(?:an?|the) ){GONE} and ", rf"\1{GONE} "),
     (rf"(, | and | with |^with ){GONE}", ""),
+    (rf"\ban? {GONE} ?(?=[aeiou])", "an "),
+    (rf"\ban? {GONE} ?(?=\w)", "a "),
     (rf"{GONE},? ?", ""),
-    (r"\ban(?= [^aeiou\W])", "a"),
-    (r"\ba(?= [aeiou])", "an"),
     (r" {2,}", " "),
+    (r"(?:(?:^| )(?:with|without|and|of|in|showing|an?|the))+$", ""),
 )
-"""Patterns and what takes their place, in order: a list without one of its parts, and articles that fit again."""
+"""Patterns and what takes their place, in order: a list without one of its parts, an article that fits again, no end in the air."""
 
 
 def rewritten(caption: str, edit: Edit, untrue: Sequence[str]) -> str:
@@ -30,13 +32,8 @@ def rewritten(caption: str, edit: Edit, untrue: Sequence[str]) -> str:
     caption = without(caption, untrue)
     for instruction in edit.instructions:
         more = added(instruction)
-        caption = ", ".join(filter(None, (caption, more))) if caption else result_of(instruction)
+        caption = ", ".join(filter(None, (caption, more))) if caption else shown_after(instruction)
     return caption
-
-
-def result_of(instruction: Instruction) -> str:
-    """Return what a picture shows after an instruction: the target, or the source where a negative strength turns it round."""
-    return instruction.target if instruction.strength > 0 else instruction.source
 
 
 def without(caption: str, phrases: Sequence[str]) -> str:
@@ -54,8 +51,7 @@ def added(instruction: Instruction) -> str:
 
     "a face" to "a smiling face" adds "smiling", to "a face with glasses" "with glasses", and the reverse of that nothing.
     """
-    source, target = instruction.source.split(), instruction.target.split()
-    before, after = (source, target) if instruction.strength > 0 else (target, source)
+    before, after = shown_before(instruction).split(), shown_after(instruction).split()
     if after[: len(before)] == before:
         return " ".join(after[len(before) :])
     left, more = [word for word in before if word not in ARTICLES], list[str]()
@@ -66,12 +62,16 @@ def added(instruction: Instruction) -> str:
             more.append(word)
     if not more:
         return ""
-    return result_of(instruction) if left or more[-1] in ARTICLES else " ".join(more)
+    return shown_after(instruction) if left or more[-1] in ARTICLES else " ".join(more)
 
 
-def untrue(words: Mapping[str, Sequence[str]], before: Mapping[str, bool], after: Mapping[str, bool]) -> list[str]:
-    """Return the phrases of attributes that held and do not any more."""
-    return [phrase for name, phrases in words.items() if before.get(name) and not after.get(name, False) for phrase in phrases]
+def untrue(
+    words: Mapping[str, Sequence[str]], before: Mapping[str, bool], after: Mapping[str, bool], *, expects: Mapping[str, bool]
+) -> list[str]:  # fmt: skip
+    """Return the phrases of attributes that a classifier saw before and does not see any more, and of those that an edit was to remove."""
+    gone = {name for name, holds in before.items() if holds and not after.get(name, True)}
+    gone |= {name for name, wanted in expects.items() if not wanted}
+    return [phrase for name, phrases in words.items() if name in gone for phrase in phrases]
 
 
 def described(labels: Mapping[str, bool]) -> str:

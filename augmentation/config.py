@@ -22,6 +22,11 @@ class AugmentConfig(EditConfig):
     tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(experiment="augment_dataset"))
     """Where the MLflow run goes."""
 
+    @property
+    def edits(self) -> bool:
+        """Say that pictures are edited; the recipe knows, and is read later."""
+        return True
+
     def _check_wish(self) -> None:
         """Leave it to the recipe."""
 

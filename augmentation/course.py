@@ -14,13 +14,15 @@ from augmentation.edits import Edit
 from augmentation.plan import recipe_of
 from augmentation.quotas import Person, State, plan_round, read_state
 from augmentation.recipe import Recipe
-from augmentation.wish import REALISM_FILE, AugmentWish, ShardPlan, plan_path
+from augmentation.wish import REALISM_FILE, AugmentWish, ShardPlan, name_of, plan_path
 from augmentation.yields import met, total, yields
 from pipeline.cluster import Pool
+from pipeline.drawn_shards import DRAWN_NAME
 from pipeline.plan import JobPlan
 from pipeline.resume import discard, finished_shards
-from pipeline.run import LATER_ROUND, say
+from pipeline.run import say
 from pipeline.settings import WorkerSettings
+from pipeline.shard_list import LATER_ROUND
 from pipeline.shards import Shard
 from pipeline.storage import Storage
 
@@ -30,6 +32,8 @@ MOST_ROUNDS = 6
 
 class AugmentCourse:
     """Follow one recipe; of one run of a job."""
+
+    documents = "augmentation.documents"
 
     def __init__(self, plan: JobPlan) -> None:
         self._first = plan
@@ -45,9 +49,9 @@ class AugmentCourse:
         recipe = replace(self._recipe, per_sample=1, per_edit={}, balance=None)
         return replace(plan, wish=replace(plan.wish, recipe=recipe, phase="samples"))
 
-    def prepare(self, plan: JobPlan, storage: Storage, pool: Pool, settings: WorkerSettings) -> None:
+    def prepare(self, plan: JobPlan, storage: Storage, *, pool: Pool, settings: WorkerSettings) -> None:
         """Measure what the generator's own pictures are like, once for an output."""
-        if not asks_realism(self._recipe) or _fits(storage, plan.pack_hash):
+        if not self._recipe.asks_realism or _fits(storage, name_of(plan.pack_hash, plan.running.precision)):
             return
         from augmentation.remote import measure_realism
 
@@ -57,6 +61,7 @@ class AugmentCourse:
     def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
         """Return the next round of edits; None where every target is met, or nobody is left to try."""
         if not self._recipe.planned:
+            self._forget_others(plan, storage)
             return None
         if self._round:
             self._later += [shard.name for shard in plan.shards]
@@ -65,7 +70,7 @@ class AugmentCourse:
         state = self._state(storage)
         wanted = plan_round(self._recipe, state, self._chance) if self._round < MOST_ROUNDS else {}
         if not wanted:
-            self._forget_other_rounds(storage)
+            self._forget_others(self._first, storage)
             return None
         self._round += 1
         missing = sum(target.missing for target in state.targets)
@@ -98,32 +103,30 @@ class AugmentCourse:
         return {"augmentation": {"recipe": self._recipe.content(), "yields": made, "targets": targets, "rounds": self._round}}
 
     def _state(self, storage: Storage) -> State:
-        return read_state(self._recipe, storage, [shard.name for shard in self._first.shards], self._later)
+        return read_state(self._recipe, storage, shards=[shard.name for shard in self._first.shards], later=self._later)
 
     def _chance(self, person: Person, edit: Edit) -> float:
         return chance(self._recipe.seed, person.shard, person.key, edit.name, "order")
 
-    def _forget_other_rounds(self, storage: Storage) -> None:
-        """Discard what an earlier run, with other labels, made in rounds that this one does not have."""
-        for name in finished_shards(storage):
-            if LATER_ROUND in name and name not in self._later:
+    def _forget_others(self, plan: JobPlan, storage: Storage) -> None:
+        """Discard what an earlier run, by another recipe or with other labels, made of this input and this one does not make.
+
+        What was made of input that is not there any more stays, as its originals do.
+        """
+        names = {shard.name for shard in plan.shards}
+        for name in finished_shards(storage) - names - set(self._later):
+            if name.rpartition(LATER_ROUND)[0] in names or DRAWN_NAME.fullmatch(name):
                 discard(storage, name)
         for path in storage.files("plans"):
-            if path not in {plan_path(name) for name in self._later}:
+            if path[len("plans/") : -len(".json")] not in finished_shards(storage):
                 storage.remove(path)
 
 
-def asks_realism(recipe: Recipe) -> bool:
-    """Say whether any gate of a recipe looks at realism."""
-    drawn = recipe.drawn is not None and recipe.drawn.realism is not None
-    return drawn or any(edit.gates.realism is not None for edit in recipe.edits)
-
-
-def _fits(storage: Storage, pack: str) -> bool:
+def _fits(storage: Storage, networks: str) -> bool:
     if not storage.exists(REALISM_FILE):
         return False
     try:
         with np.load(io.BytesIO(storage.read(REALISM_FILE)), allow_pickle=False) as found:
-            return str(found["pack"]) == pack
+            return str(found["networks"]) == networks
     except (OSError, ValueError, KeyError):
         return False

@@ -43,8 +43,9 @@ LAYOUT = Layout(
 )
 
 
-def write_documents_of(storage: Storage) -> str:
-    """Write report.html with sheet.png, README.md and croissant.json; return the URL of the page."""
+def write_documents(out_url: str) -> str:
+    """Write report.html with sheet.png, README.md and croissant.json from what the run left in OUT; return the URL of the page."""
+    storage = Storage(out_url)
     storage.write(CARD, card(json.loads(storage.read("run.json"))).encode())
     write_croissant(storage, LAYOUT)
     return write_report(storage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from models.instruction import MAX_STRENGTH, Instruction
+from models.instruction import Instruction
 
 SAME_PERSON = "same_person"
 MOST_COMBINED = 2
@@ -68,15 +68,16 @@ class Edit:
         """Return the instructions at `factor` times their own strengths."""
         return tuple(replace(one, strength=one.strength * factor) for one in self.instructions)
 
-    def as_one(self, factor: float = 1.0, also: Mapping[str, bool] | None = None) -> Instruction:
-        """Return one instruction that says what all do, for scores and records; `also` has to be seen too.
+    def as_one(self, factor: float = 1.0) -> Instruction:
+        """Return one instruction that says what all do, for scores and records.
 
-        Its strength is that of a single instruction, and the factor where two are combined.
+        Its strength is that of a single instruction; where two are combined it is the factor, and the texts are those of what comes out.
         """
         first, last = self.instructions[0], self.instructions[-1]
-        target = first.target if first is last else f"{first.target} and {last.target}"
-        strength = first.strength * factor if first is last else factor
-        return Instruction(name=self.name, source=first.source, target=target, strength=strength, expects={**self.expects, **(also or {})})
+        if first is last:
+            return replace(first, name=self.name, strength=first.strength * factor)
+        source, target = shown_before(first), f"{shown_after(first)} and {shown_after(last)}"
+        return Instruction(name=self.name, source=source, target=target, strength=factor, expects=self.expects)
 
     def content(self) -> dict[str, object]:
         """Return what decides on the edit, in the types of JSON."""
@@ -86,6 +87,11 @@ class Edit:
         }  # fmt: skip
 
 
-def too_strong(edit: Edit) -> float | None:
-    """Return the strength that an edit may come to and no instruction may have, if there is one."""
-    return next((found for one in edit.at(edit.strength.high) if abs(found := one.strength) > MAX_STRENGTH), None)
+def shown_before(instruction: Instruction) -> str:
+    """Return what a picture shows before an instruction: a negative strength turns it round."""
+    return instruction.source if instruction.strength > 0 else instruction.target
+
+
+def shown_after(instruction: Instruction) -> str:
+    """Return what a picture shows after it."""
+    return instruction.target if instruction.strength > 0 else instruction.source

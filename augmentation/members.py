@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -34,28 +34,32 @@ def as_json(content: Mapping[str, object]) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
 
 
+def caption_ext(sample: Sample) -> str | None:
+    """Return the member that holds a sample's caption; None where there is none."""
+    return next((ext for ext in CAPTION_EXTS if ext in sample.members), None)
+
+
 def caption_of(sample: Sample) -> str:
-    """Return the caption that a sample brings, empty where it brings none that can be read."""
-    for ext in CAPTION_EXTS:
-        if ext in sample.members:
-            return sample.members[ext].decode("utf-8", "replace").strip()
-    return ""
+    """Return the caption that a sample brings, empty where it brings none."""
+    ext = caption_ext(sample)
+    return "" if ext is None else sample.members[ext].decode("utf-8", "replace").strip()
 
 
-def labels_in(sample: Sample, where: str) -> dict[str, bool] | None:
+def labels_in(sample: Sample, where: str, *, known: Collection[str]) -> dict[str, bool] | None:
     """Return the labels that a sample brings in a JSON member, such as "json:attributes"; None where there are none.
 
-    A mapping of names to truth values or numbers (above one half holds), or a list of the names that hold.
+    A mapping of names to truth values or numbers from 0 to 1 (above one half holds; others are no labels), or a list of the names that
+    hold, of those that are `known`.
     """
     member, _, path = where.partition(":")
     try:
         found = json.loads(sample.members[member])
         for step in filter(None, path.split(".")):
             found = found[step]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
     if isinstance(found, list):
-        return {str(name): True for name in found}
+        return dict.fromkeys(known, False) | {str(name): True for name in found}
     if not isinstance(found, dict):
         return None
-    return {str(name): float(value) > 0.5 for name, value in found.items() if isinstance(value, (bool, int, float))}
+    return {str(name): value > 0.5 for name, value in found.items() if isinstance(value, (bool, int, float)) and 0 <= value <= 1}

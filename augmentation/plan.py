@@ -11,12 +11,12 @@ from augmentation.recipe_file import load_recipe
 from augmentation.wish import AugmentWish
 from models.pack_format import PackInfo
 from pipeline.config import ConfigError, nearest
-from pipeline.plan import JobPlan, attribute_names, parse_instructions, plan_for
-from pipeline.run import LATER_ROUND
+from pipeline.drawn_shards import shards as drawn_shards
+from pipeline.plan import JobPlan, attribute_names, check_texts, parse_instructions, plan_for
+from pipeline.shard_list import LATER_ROUND
 from pipeline.shards import InputError, Shard, list_shards
 
 THRESHOLD = "threshold_far1"
-DRAWN_BATCHES = "drawn-"
 
 
 def make_augment_plan(config: AugmentConfig) -> JobPlan:
@@ -27,6 +27,7 @@ def make_augment_plan(config: AugmentConfig) -> JobPlan:
     recipe = load_recipe(config.recipe, instructions=parse_instructions)
     wish = AugmentWish(recipe=recipe, phase="originals" if recipe.planned else "samples", seed=config.seed)
     plan = plan_for(config, wish=wish, content=(recipe.content(),), shards=lambda: _shards(config, recipe))
+    check_texts([edit.as_one() for edit in recipe.edits if len(edit.instructions) > 1], plan.pack)
     try:
         _check_gates(recipe, plan.pack)
         _check_groups(recipe, plan.pack)
@@ -42,12 +43,10 @@ def recipe_of(plan: JobPlan) -> Recipe:
 
 
 def _shards(config: AugmentConfig, recipe: Recipe) -> tuple[Shard, ...]:
-    from augmentation import drawn
-
     if recipe.edits and not config.input:
         raise ConfigError("--input: not given, and the recipe edits pictures; name shards, as for edit_dataset")
     listed = list_shards(config.input) if config.input else ()
-    more = () if recipe.drawn is None else drawn.shards(
+    more = () if recipe.drawn is None else drawn_shards(
         count=recipe.drawn.count, first=recipe.drawn.seed, truncation=recipe.drawn.truncation, shard_size=recipe.drawn.shard_size
     )  # fmt: skip
     taken = {shard.name for shard in more}

@@ -6,22 +6,21 @@ asks of samples that have not been tried for this target by this edit. No torch.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
+from augmentation.choice import shows
 from augmentation.edits import Edit
 from augmentation.recipe import Balance, Group, Recipe, RecipeError
-from augmentation.rows import EDIT, ORIGINAL
-from augmentation.wish import Cell, ShardPlan
-from pipeline.manifest import OK
+from augmentation.rows import EDIT, ORIGINAL, read_rows
+from augmentation.wish import LATER_ROUND, Cell, ShardPlan, read_plan
+from pipeline.ledger import read_record
+from pipeline.manifest import OK, QUARANTINED
 from pipeline.storage import Storage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
     """An original and its labels."""
 
@@ -61,33 +60,41 @@ class State:
     targets: Sequence[Target]
 
 
-def read_state(recipe: Recipe, storage: Storage, shards: Sequence[str], later: Sequence[str]) -> State:
+def read_state(recipe: Recipe, storage: Storage, *, shards: Sequence[str], later: Sequence[str]) -> State:
     """Read originals from the manifests of `shards`, and edits from those of `later`. Raises RecipeError for a size that cannot be met."""
-    people = [person for shard in shards for person in _people(storage, shard)]
+    labels: dict[frozenset[str], frozenset[str]] = {}
+    people = [person for shard in shards for person in _people(storage, shard, labels)]
     targets = _targets(recipe, people)
-    by_name = {target.name: target for target in targets}
     for shard in later:
-        for row in _rows(storage, shard, ("shard", "index", "instruction", "status", "target_group", "kind")):
-            target = by_name.get(str(row["target_group"]))
-            if row["kind"] == EDIT and target is not None:
-                target.accepted += row["status"] == OK
-                target.tried.add((str(row["shard"]), int(str(row["index"])), str(row["instruction"])))
+        _take_in(storage, shard, {target.name: target for target in targets}, recipe)
     return State(people=people, targets=targets)
 
 
-def _people(storage: Storage, shard: str) -> Iterator[Person]:
-    for row in _rows(storage, shard, ("shard", "index", "key", "labels", "kind", "status")):
+def _people(storage: Storage, shard: str, known: dict[frozenset[str], frozenset[str]]) -> Iterator[Person]:
+    """Yield the originals of a shard; those with equal labels share them, since there may be millions."""
+    for row in read_rows(storage, shard, ("index", "key", "labels", "kind", "status")):
         if row["kind"] == ORIGINAL and row["status"] == OK:
-            labels = row["labels"]
-            assert isinstance(labels, list)
-            yield Person(shard=shard, index=int(str(row["index"])), key=str(row["key"]), labels=frozenset(labels))
+            found = row["labels"]
+            assert isinstance(found, list)
+            labels = known.setdefault(frozenset(found), frozenset(found))
+            yield Person(shard=shard, index=int(str(row["index"])), key=str(row["key"]), labels=labels)
 
 
-def _rows(storage: Storage, shard: str, columns: Sequence[str]) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = pq.read_table(
-        io.BytesIO(storage.read(f"manifests/{shard}.parquet")), columns=list(columns)
-    ).to_pylist()
-    return found
+def _take_in(storage: Storage, shard: str, targets: Mapping[str, Target], recipe: Recipe) -> None:
+    """Count what a shard of edits came to; what could not be tried, since a sample or its shard fails, counts as tried."""
+    for row in read_rows(storage, shard, ("shard", "index", "instruction", "status", "target_group", "kind")):
+        target, place = targets.get(str(row["target_group"])), (str(row["shard"]), int(str(row["index"])))
+        if row["kind"] == EDIT and target is not None:
+            target.accepted += row["status"] == OK
+            target.tried.add((*place, str(row["instruction"])))
+        elif row["status"] == QUARANTINED:
+            for one in targets.values():
+                one.tried |= {(*place, edit.name) for edit in recipe.edits}
+    record = read_record(storage, shard)
+    if record is not None and record.damage:
+        source = shard.rpartition(LATER_ROUND)[0]
+        for cell in read_plan(storage, shard).cells:
+            targets[cell.target].tried |= {(source, index, name) for index, name in cell.tries}
 
 
 def _targets(recipe: Recipe, people: Sequence[Person]) -> list[Target]:
@@ -135,7 +142,7 @@ def plan_round(recipe: Recipe, state: State, chance_of: Chance) -> dict[str, Sha
     for target in state.targets:
         if not target.missing:
             continue
-        tries = _tries(recipe, state, target, chance_of)
+        tries = _tries(recipe, state, target, chance_of=chance_of)
         for shard, quota in quotas(target.missing, {shard: len(found) for shard, found in tries.items()}).items():
             if quota:
                 also = {} if target.group is None else dict(target.group.holds)
@@ -143,7 +150,7 @@ def plan_round(recipe: Recipe, state: State, chance_of: Chance) -> dict[str, Sha
     return {shard: ShardPlan(cells=tuple(found)) for shard, found in sorted(cells.items())}
 
 
-def _tries(recipe: Recipe, state: State, target: Target, chance_of: Chance) -> dict[str, list[tuple[int, str]]]:
+def _tries(recipe: Recipe, state: State, target: Target, *, chance_of: Chance) -> dict[str, list[tuple[int, str]]]:
     """Return per shard the samples that can be tried for a target, each by one edit that has not been tried on it for this."""
     tried: dict[tuple[str, int], set[str]] = {}
     for shard, index, edit in target.tried:
@@ -163,7 +170,7 @@ def _tries(recipe: Recipe, state: State, target: Target, chance_of: Chance) -> d
 def leads_to(edit: Edit, person: Person, target: Target) -> bool:
     """Say whether an edit can make of somebody what a target asks: not of who has it already, nor by an edit that undoes a part of it."""
     if target.group is None:
-        return edit.name == target.name and not all((name in person.labels) == wanted for name, wanted in edit.expects.items())
+        return edit.name == target.name and not shows(edit, dict.fromkeys(person.labels, True))
     lacking = {name for name, wanted in target.group.holds if (name in person.labels) != wanted}
     wanted = dict(target.group.holds)
     against = any(wanted.get(name, value) != value for name, value in edit.expects.items())

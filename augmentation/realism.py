@@ -7,7 +7,7 @@ one in a hundred of the generator's own". The covariance is shrunk (Ledoit and W
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.stylegan2 import Generator
+from augmentation.drawn import draw
+from augmentation.wish import name_of
+from pipeline.methods import Methods
 
 PER_FEATURE = 8
 """Pictures per feature that mean and covariance come from."""
@@ -24,8 +26,6 @@ QUANTILE = 0.99
 SEED = 20_000
 CHUNK = 32
 FloatArray = npt.NDArray[np.float64]
-Embed = Callable[[Tensor], Tensor]
-"""Takes pictures (N, 3, H, W), RGB in [-1, 1]; returns unit features (N, E)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,8 +35,8 @@ class Realism:
     mean_E: FloatArray
     whitening_EE: FloatArray
     unit: float
-    pack: str
-    """sha256 of the pack that they were measured with."""
+    networks: str
+    """What they were measured with."""
 
     def distances(self, features_NE: Tensor) -> list[float]:
         """Return the distance of each picture, 0 at the mean."""
@@ -46,17 +46,17 @@ class Realism:
     def to_npz(self) -> bytes:
         """Return the file that holds it."""
         buffer = io.BytesIO()
-        np.savez(buffer, mean=self.mean_E, whitening=self.whitening_EE, unit=np.float64(self.unit), pack=np.array(self.pack))
+        np.savez(buffer, mean=self.mean_E, whitening=self.whitening_EE, unit=np.float64(self.unit), networks=np.array(self.networks))
         return buffer.getvalue()
 
     @classmethod
     def from_npz(cls, data: bytes) -> Realism:
         """Read what `to_npz` returned."""
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            return cls(mean_E=found["mean"], whitening_EE=found["whitening"], unit=float(found["unit"]), pack=str(found["pack"]))
+            return cls(mean_E=found["mean"], whitening_EE=found["whitening"], unit=float(found["unit"]), networks=str(found["networks"]))
 
 
-def statistics(features_NE: FloatArray, further_NE: FloatArray, *, pack: str) -> Realism:
+def statistics(features_NE: FloatArray, further_NE: FloatArray, *, networks: str) -> Realism:
     """Return the statistics of some features, the unit from others."""
     from sklearn.covariance import LedoitWolf  # a second to import, and only this needs it
 
@@ -64,23 +64,22 @@ def statistics(features_NE: FloatArray, further_NE: FloatArray, *, pack: str) ->
     values, vectors = np.linalg.eigh(fitted.covariance_)
     whitening = vectors / np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))
     lengths = np.linalg.norm((further_NE - fitted.location_) @ whitening, axis=1)
-    return Realism(mean_E=fitted.location_, whitening_EE=whitening, unit=float(np.quantile(lengths, QUANTILE)), pack=pack)
+    return Realism(mean_E=fitted.location_, whitening_EE=whitening, unit=float(np.quantile(lengths, QUANTILE)), networks=networks)
 
 
 @torch.no_grad()
-def of_generator(generator: Generator, embed: Embed, *, device: str, pack: str) -> Realism:
+def of_generator(methods: Methods) -> Realism:
     """Draw random pictures of a generator, without truncation, and return the statistics of their features."""
-    size = embed(_drawn(generator, [SEED], truncation=1.0, device=device)).shape[1]
+    size = _features(methods, [SEED]).shape[1]
     seeds = list(range(SEED, SEED + PER_FEATURE * size + FURTHER))
-    parts = [
-        embed(_drawn(generator, seeds[i : i + CHUNK], truncation=1.0, device=device).clamp(-1, 1)).double().cpu().numpy()
-        for i in range(0, len(seeds), CHUNK)
-    ]
-    features = np.concatenate(parts)
-    return statistics(features[: PER_FEATURE * size], features[PER_FEATURE * size :], pack=pack)
+    features = np.concatenate([_features(methods, seeds[i : i + CHUNK]) for i in range(0, len(seeds), CHUNK)])
+    networks = name_of(methods.pack.sha256, methods.running.precision)
+    return statistics(features[: PER_FEATURE * size], features[PER_FEATURE * size :], networks=networks)
 
 
-def _drawn(generator: Generator, seeds: list[int], *, truncation: float, device: str) -> Tensor:
-    from augmentation.drawn import draw
-
-    return draw(generator, seeds, truncation=truncation, device=device)
+def _features(methods: Methods, seeds: Sequence[int]) -> FloatArray:
+    image_BCHW = draw(methods.pack.generator(), seeds, truncation=1.0, device=methods.device)
+    embedding_BE = methods.scorer.embed(image_BCHW.clamp(-1, 1))
+    assert embedding_BE is not None, "the plan has checked that the pack has features"
+    found: FloatArray = embedding_BE.double().cpu().numpy()
+    return found

@@ -17,6 +17,8 @@ Originals = Literal["aligned", "inverted", "untouched", "none"]
 ORIGINALS: tuple[Originals, ...] = ("aligned", "inverted", "untouched", "none")
 CLASSIFIER = "classifier"
 SHARES_TOLERANCE = 1e-6
+LEAST_SUCCESS = 0.5
+"""Certainty below which a classifier may say the opposite."""
 
 
 class RecipeError(ValueError):
@@ -94,6 +96,12 @@ class Recipe:
         return self.balance is not None or bool(self.per_edit)
 
     @property
+    def asks_realism(self) -> bool:
+        """Say whether any gate looks at realism."""
+        drawn = self.drawn is not None and self.drawn.realism is not None
+        return drawn or any(edit.gates.realism is not None for edit in self.edits)
+
+    @property
     def instructions(self) -> tuple[Instruction, ...]:
         """Return every instruction that an edit uses, each once."""
         found = {one.name: one for edit in self.edits for one in edit.instructions}
@@ -168,6 +176,16 @@ def _check_balance(recipe: Recipe, balance: Balance) -> None:
     total = sum(share for _, share in balance.shares)
     if abs(total - 1) > SHARES_TOLERANCE:
         raise RecipeError(f"accepted.balance.shares: they add up to {total:g}, expected 1")
+    if recipe.originals == "none" and balance.size is None:
+        raise RecipeError("accepted.balance: with originals: none it needs a size; say how many samples there shall be, such as size: 1000")
+    if recipe.drawn is not None:
+        raise RecipeError(
+            "drawn: drawn pictures would upset accepted.balance; draw them into an output of their own, by a recipe without edits"
+        )
+    for edit in recipe.edits:
+        if edit.gates.success is None or edit.gates.success < LEAST_SUCCESS:
+            how = f"say gates: {{success: {LEAST_SUCCESS:g}}} or more"
+            raise RecipeError(f"edit {edit.name!r}: a balance needs to know that an edit shows what its group has; {how}")
     for attribute in balance.attributes:
         if not any(attribute in edit.expects for edit in recipe.edits):
             raise RecipeError(

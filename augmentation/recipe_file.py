@@ -10,9 +10,10 @@ from typing import TypeVar, cast
 import fsspec
 import yaml
 
-from augmentation.edits import MOST_COMBINED, SAME_PERSON, Edit, Gates, Strength, too_strong
+from augmentation.edits import MOST_COMBINED, SAME_PERSON, Edit, Gates, Strength
 from augmentation.recipe import CLASSIFIER, ORIGINALS, Balance, Drawn, Originals, Recipe, RecipeError, check, groups_of
-from models.instruction import MAX_STRENGTH, NAME_PATTERN, Instruction
+from augmentation.rows import DRAWN as DRAWN_KIND
+from models.instruction import MAX_STRENGTH, NAME_PATTERN, RESERVED_NAMES, Instruction
 
 T = TypeVar("T")
 Fields = Mapping[str, object]
@@ -39,6 +40,7 @@ AUTO_FIELDS = ("low", "high", "steps")
 ACCEPTED = ("per_sample", "per_edit", "balance")
 BALANCE = ("attributes", "shares", "size")
 DRAWN = ("count", "truncation", "seed", "shard_size", "realism")
+TAKEN = RESERVED_NAMES | {DRAWN_KIND}
 DEFAULT_AUTO = Strength(low=0.2, high=2.0, auto=True)
 
 
@@ -106,11 +108,13 @@ def _edit(where: str, entry: object, *, known: Mapping[str, Instruction], gates:
     if not 1 <= len(named) <= MOST_COMBINED:
         raise RecipeError(f"{where}: instruction names {len(named)}, expected one, or a list of two to combine")
     for name in named:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise RecipeError(f"{where}: unknown instruction {name!r}: {_nearest(str(name), known) or 'list a file in `instructions`'}")
     name = _text(f"{where}: name", fields.get("name", "-".join(str(one) for one in named)))
     if not NAME_PATTERN.match(name):
         raise RecipeError(f"{where}: name {name!r}: expected lower-case letters, digits, '_', '-', first a letter or digit")
+    if name in TAKEN:
+        raise RecipeError(f"{where}: the name {name!r} stands for something else; avoid {', '.join(sorted(TAKEN))}")
     edit = Edit(
         name=name,
         instructions=tuple(known[str(one)] for one in named),
@@ -119,10 +123,9 @@ def _edit(where: str, entry: object, *, known: Mapping[str, Instruction], gates:
         gates=_gates(f"{where}: gates", fields.get("gates", {}), gates),
         caption=_text(f"{where}: caption", fields["caption"]) if "caption" in fields else "",
     )
-    if (strong := too_strong(edit)) is not None:
-        raise RecipeError(
-            f"{where}: comes to a strength of {strong:g}, at most {MAX_STRENGTH:g} is allowed; lower `strength` or `auto.high`"
-        )
+    strongest = max(abs(one.strength) for one in edit.instructions) * edit.strength.high
+    if strongest > MAX_STRENGTH:
+        raise RecipeError(f"{where}: comes to a strength of {strongest:g}, at most {MAX_STRENGTH:g} works; lower `strength` or `auto.high`")
     return edit
 
 

@@ -13,12 +13,7 @@ def _measure(settings: WorkerSettings) -> bytes:
     from augmentation.realism import of_generator
     from pipeline.worker import prepare
 
-    methods = prepare(settings)
-
-    def embed(image_BCHW):  # type: ignore[no-untyped-def]
-        return methods.scorer.embed(image_BCHW)
-
-    return of_generator(methods.pack.generator(), embed, device=methods.device, pack=methods.pack.sha256).to_npz()
+    return of_generator(prepare(settings)).to_npz()
 
 
 def measure_realism(settings: WorkerSettings, pool: Pool) -> bytes:

@@ -144,7 +144,7 @@ def render(found: Augmented, edits: Sequence[EditNumbers], sheets: Sheets) -> st
         reasons=REASONS,
         targets=augmentation["targets"],
         labels=_labels(found),
-        has_before=bool(found.kinds[ORIGINAL]),
+        has_before=bool(found.sources),
         drawn=[sheets.shown(example) for example in found.drawn],
         drawn_count=format_count(found.kinds[DRAWN]),
         failures=[(stage, reason, counted(count, "sample")) for (stage, reason), count in found.failures.most_common()]
@@ -229,17 +229,12 @@ def _tiles(found: Augmented, edits: Sequence[EditNumbers], sections: Sequence[Se
 
 def _labels(found: Augmented) -> list[Label]:
     """Return how common each attribute is among originals and in the whole dataset, those that changed most first."""
-    before, total = found.kinds[ORIGINAL], sum(found.kinds.values())
+    before, total = found.sources, sum(found.kinds.values())
     if not total:
         return []
-    names = {name for counter in found.labels.values() for name in counter}
     rows = [
-        Label(
-            name=name,
-            before=100 * found.labels[ORIGINAL][name] / before if before else None,
-            after=100 * sum(counter[name] for counter in found.labels.values()) / total,
-        )
-        for name in names
+        Label(name=name, before=100 * found.before[name] / before if before else None, after=100 * found.labels[name] / total)
+        for name in {*found.before, *found.labels}
     ]
     return sorted(rows, key=lambda row: (-abs(row.after - (row.before or 0.0)), row.name))[:MOST_LABELS]
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
 from augmentation.choice import chance
-from augmentation.rows import DRAWN, EDIT, ORIGINAL, REJECTED
+from augmentation.rows import DRAWN, EDIT, ORIGINAL, REJECTED, read_rows
 from pipeline.ledger import Record, read_record
 from pipeline.manifest import OK, QUARANTINED
 from pipeline.resume import finished_shards
@@ -88,7 +85,11 @@ class Augmented:
     drawn: list[Example] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     """Samples that were kept, by kind."""
-    labels: dict[str, Counter[str]] = field(default_factory=lambda: {ORIGINAL: Counter(), EDIT: Counter(), DRAWN: Counter()})
+    labels: Counter[str] = field(default_factory=Counter)
+    """How many of these show an attribute."""
+    sources: int = 0
+    before: Counter[str] = field(default_factory=Counter)
+    """Originals, whether they are kept or not, and how many show an attribute."""
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Samples in quarantine by stage and reason."""
     provenance: dict[str, set[str]] = field(default_factory=lambda: {"inverter": set(), "editor": set(), "backend": set()})
@@ -101,10 +102,13 @@ class Augmented:
         if status == QUARANTINED:
             self.failures[str(row["stage"]), str(row["reason"])] += 1
             return
-        if status == OK:
+        labels = row["labels"] if isinstance(row["labels"], list) else []
+        if kind == ORIGINAL:
+            self.sources += 1
+            self.before.update(labels)
+        if status == OK and row["made"]:
             self.kinds[kind] += 1
-            labels = row["labels"]
-            self.labels[kind].update(labels if isinstance(labels, list) else [])
+            self.labels.update(labels)
         if kind == EDIT:
             numbers = self.edits.setdefault(str(row["instruction"]), EditNumbers(name=str(row["instruction"])))
             numbers.add(row, _example(shard, row))
@@ -134,7 +138,7 @@ def read_augmented(storage: Storage) -> Augmented:
             raise ValueError(f"{storage.url}/ledger/{shard}.json: not a ledger record; run the job again, it repairs the shard")
         found.ledger[shard] = record
         if f"manifests/{shard}.parquet" in record.files:
-            for row in pq.read_table(io.BytesIO(storage.read(f"manifests/{shard}.parquet")), columns=list(COLUMNS)).to_pylist():
+            for row in read_rows(storage, shard, COLUMNS):
                 found.add(shard, row)
     return found
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from augmentation.gates import Measured
 from pipeline.manifest import OK, SCHEMA, Cell, Method, Row
 from pipeline.sample import Sample
+from pipeline.storage import Storage
 
 REJECTED = "rejected"
 ORIGINAL, EDIT, DRAWN = "original", "edit", "drawn"
@@ -29,6 +32,15 @@ MORE: Mapping[str, tuple[pa.DataType, str]] = {
 }
 """Column -> its type and what it holds."""
 AUGMENTED = pa.schema([*SCHEMA, *((name, kind) for name, (kind, _) in MORE.items())])
+
+
+def read_rows(storage: Storage, shard: str, columns: Sequence[str]) -> list[dict[str, Cell]]:
+    """Return columns of a shard's manifest, row by row; nothing where another kind of job wrote it."""
+    file = pq.ParquetFile(io.BytesIO(storage.read(f"manifests/{shard}.parquet")))
+    if "kind" not in file.schema_arrow.names:
+        return []
+    rows: list[dict[str, Cell]] = file.read(columns=list(columns)).to_pylist()
+    return rows
 
 
 def row_of(

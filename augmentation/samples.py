@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from augmentation.captions import described, rewritten, untrue
 from augmentation.edits import Edit
-from augmentation.members import CAPTION_EXT, CAPTION_EXTS, JSON_EXT, PICTURE_EXT, as_json, caption_of, png
+from augmentation.members import CAPTION_EXT, JSON_EXT, PICTURE_EXT, as_json, caption_ext, caption_of, png
 from augmentation.recipe import Recipe
 from augmentation.rows import DRAWN, EDIT, ORIGINAL, row_of
 from augmentation.window import Made
@@ -47,9 +47,10 @@ class Maker:
         if how == "untouched":
             passed = sample.members
         else:
-            passed = {ext: data for ext, data in sample.passed_through.items() if ext not in CAPTION_EXTS}
+            caption = caption_ext(sample)
+            passed = {ext: data for ext, data in sample.passed_through.items() if ext != caption}
             members[PICTURE_EXT] = png(ready.aligned_HWC if inverted is None else inverted, origin)
-            members[CAPTION_EXT] = (caption_of(sample) or described(labels)).encode()
+            members[CAPTION_EXT] = described(labels).encode() if caption is None else sample.members[caption]
         return Finished(key=sample.key, members=beside(passed, members), rows=(row,), images=0, tally={"originals": 1})
 
     def edit(
@@ -78,7 +79,7 @@ class Maker:
             content["target_group"] = target
         if reason:
             content["rejected"] = reason
-        caption = rewritten(caption_of(sample), edit, untrue(self.recipe.words, before, made.labels))
+        caption = rewritten(caption_of(sample), edit, untrue(self.recipe.words, before, made.labels, expects=edit.expects))
         members = {PICTURE_EXT: png(made.picture_HWC, origin), CAPTION_EXT: caption.encode(), JSON_EXT: as_json(content)}
         carried = {ext: sample.members[ext] for ext in self.recipe.carry if ext in sample.members}
         place = AUDITED if reason else KEPT

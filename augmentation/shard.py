@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from augmentation.choice import chance, weighted_order
-from augmentation.drawn import SEED_EXT, draw
+from augmentation.drawn import draw
 from augmentation.edits import Edit
 from augmentation.gates import REALISM
 from augmentation.members import labels_in
@@ -23,8 +23,9 @@ from augmentation.rows import AUGMENTED
 from augmentation.samples import Maker
 from augmentation.trial import Verdict, Want, try_edits
 from augmentation.window import Window, labels_of, to_pixels_or_none
-from augmentation.wish import REALISM_FILE, AugmentWish, read_plan
+from augmentation.wish import REALISM_FILE, AugmentWish, name_of, read_plan
 from pipeline.batch import BatchResult, Finished
+from pipeline.drawn_shards import SEED_EXT
 from pipeline.feed import Ready
 from pipeline.invert import to_tensor
 from pipeline.methods import Methods
@@ -40,13 +41,16 @@ class AugmentShard:
     """Augment one shard, batch by batch, in its order. `run` changes nothing: `done` takes in what the last run came to."""
 
     schema = AUGMENTED
+    edits: int | None = None
 
     def __init__(self, wish: AugmentWish, shard: str, storage: Storage) -> None:
         self._wish, self._recipe = wish, wish.recipe
         self._plan = read_plan(storage, shard) if wish.phase == "edits" else None
         self._left = [cell.quota for cell in self._plan.cells] if self._plan else []
         self._shown: Counter[str] = Counter()
-        self._realism = Realism.from_npz(storage.read(REALISM_FILE)) if storage.exists(REALISM_FILE) else None
+        asked = self._recipe.asks_realism and storage.exists(REALISM_FILE)
+        self._statistics = Realism.from_npz(storage.read(REALISM_FILE)) if asked else None
+        self._realism: Realism | None = None
         self._next = (self._left, self._shown)
         self.counts_samples = wish.phase != "edits"
 
@@ -63,6 +67,8 @@ class AugmentShard:
         """Return the samples that a batch became, in order. Raises StageError."""
         self._next = (list(self._left), Counter(self._shown))
         torch.manual_seed(self._wish.seed)
+        networks = name_of(methods.pack.sha256, methods.running.precision)
+        self._realism = self._statistics if self._statistics and self._statistics.networks == networks else None
         clock, maker = StageClock(), Maker(recipe=self._recipe, methods=methods)
         if SEED_EXT in batch[0].sample.members and not batch[0].sample.image_ext:
             samples = self._drawn(batch, maker, clock)
@@ -103,27 +109,28 @@ class AugmentShard:
         methods = maker.methods
         if self._recipe.originals == "inverted":
             window = Window(batch, methods, realism=None, clock=clock)
-            return [self._original(window, row, maker, clock) for row in range(len(batch))]
+            return [self._original(window, row, maker=maker, clock=clock) for row in range(len(batch))]
         with clock.at("score"):
             seen = methods.scorer.glance(to_tensor([ready.aligned_HWC for ready in batch], device=methods.device))
             labels = [self._labels(ready, shown) for ready, shown in zip(batch, labels_of(methods, seen, len(batch)), strict=True)]
         with clock.at("encode"):
             return [maker.original(ready, shown, None) for ready, shown in zip(batch, labels, strict=True)]
 
-    def _original(self, window: Window, row: int, maker: Maker, clock: StageClock) -> Finished:
+    def _original(self, window: Window, row: int, *, maker: Maker, clock: StageClock) -> Finished:
         with clock.at("encode"):
             inverted = window.inverted[row] if self._recipe.originals == "inverted" else None
             return maker.original(window.samples[row], self._labels(window.samples[row], window.labels(row)), inverted)
 
     def _labels(self, ready: Ready, seen: Mapping[str, bool]) -> dict[str, bool]:
         """Return the labels of an original: the classifier's, under those that the input brings where the recipe says so."""
-        brought = None if self._recipe.labels == CLASSIFIER else labels_in(ready.sample, self._recipe.labels)
+        brought = None if self._recipe.labels == CLASSIFIER else labels_in(ready.sample, self._recipe.labels, known=seen)
         return {**seen, **(brought or {})}
 
     def _samples(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
         """Give every sample its number of accepted edits, in rounds: who lacks one tries the next of its order."""
         window = Window(batch, maker.methods, realism=self._realism, clock=clock)
-        orders = [self._order(ready, self._labels(ready, window.labels(row))) for row, ready in enumerate(batch)]
+        with clock.at("score"):
+            orders = [self._order(ready, self._labels(ready, window.labels(row))) for row, ready in enumerate(batch)]
         verdicts: list[list[Verdict]] = [[] for _ in batch]
         for attempt in range(self._recipe.attempts):
             lacking = [row for row, found in enumerate(verdicts) if sum(not one.reason for one in found) < self._recipe.per_sample]
@@ -132,8 +139,8 @@ class AugmentShard:
                 verdicts[verdict.want.row].append(verdict)
         finished: list[Finished | FailedSample] = []
         for row in range(len(batch)):
-            finished.append(self._original(window, row, maker, clock))
-            finished += self._finished(window, verdicts[row], maker, clock)
+            finished.append(self._original(window, row, maker=maker, clock=clock))
+            finished += self._finished(window, verdicts[row], maker=maker, clock=clock)
         return finished
 
     def _planned(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
@@ -153,7 +160,7 @@ class AugmentShard:
                 for verdict in found:
                     left[verdict.want.cell] -= not verdict.reason
                 verdicts += found
-            finished = self._finished(window, sorted(verdicts, key=lambda one: (one.want.row, one.want.cell)), maker, clock)
+            finished = self._finished(window, sorted(verdicts, key=lambda one: (one.want.row, one.want.cell)), maker=maker, clock=clock)
         else:
             finished = []
         return [*finished, *(Finished(key=ready.sample.key, members={}, rows=(), images=0) for ready in batch)]
@@ -165,7 +172,7 @@ class AugmentShard:
         tries = [(rows[index], name) for index, name in cell.tries if index in rows]
         return [Want(row=row, edit=self._recipe.edit(name), cell=number, also=cell.also) for row, name in tries]
 
-    def _finished(self, window: Window, verdicts: Sequence[Verdict], maker: Maker, clock: StageClock) -> list[Finished]:
+    def _finished(self, window: Window, verdicts: Sequence[Verdict], *, maker: Maker, clock: StageClock) -> list[Finished]:
         _, shown = self._next
         scores = window.scores([verdict.made for verdict in verdicts])
         finished = []
@@ -176,7 +183,7 @@ class AugmentShard:
                 shown[name] += show
                 target = self._plan.cells[verdict.want.cell].target if self._plan else ""
                 ready = window.samples[verdict.want.row]
-                before = self._labels(ready, window.labels(verdict.want.row))
+                before = window.labels(verdict.want.row)
                 one = maker.edit(ready, verdict.made, score, before=before, target=target, reason=verdict.reason, shown=show)
                 finished.append(one)
         return finished

@@ -29,7 +29,7 @@ class Tried(Enum):
 
 @dataclass(kw_only=True)
 class _Search:
-    """Between which strengths the smallest lies: `low` does not reach, `high` does once `found`."""
+    """Between which strengths the smallest lies: above `low`, which begins the range or did not reach, and once `found` at most `high`."""
 
     strength: Strength
     low: float
@@ -37,6 +37,7 @@ class _Search:
     now: float
     found: bool = False
     halvings: int = 0
+    rises: int = 0
     over: bool = False
 
     def tell(self, tried: Tried) -> None:
@@ -50,8 +51,12 @@ class _Search:
                 return
         self.over = self.halvings >= self.strength.steps or self.low >= self.high
         self.halvings += self.found
-        first = min(max(FIRST, self.strength.low), self.strength.high)
-        self.now = (self.low + self.high) / 2 if self.found else min(self.strength.high, self.now + (self.strength.high - first) / RISES)
+        self.rises += not self.found
+        self.now = (self.low + self.high) / 2 if self.found else self._risen()
+
+    def _risen(self) -> float:
+        first = first_of(self.strength)
+        return self.strength.high if self.rises >= RISES else first + (self.strength.high - first) * self.rises / RISES
 
 
 def find_smallest(strengths: Sequence[Strength], try_all: Callable[[Sequence[tuple[int, float]]], Sequence[Tried]]) -> list[float | None]:
@@ -68,4 +73,9 @@ def find_smallest(strengths: Sequence[Strength], try_all: Callable[[Sequence[tup
 
 
 def _begun(strength: Strength) -> _Search:
-    return _Search(strength=strength, low=strength.low, high=strength.high, now=min(max(FIRST, strength.low), strength.high))
+    return _Search(strength=strength, low=strength.low, high=strength.high, now=first_of(strength))
+
+
+def first_of(strength: Strength) -> float:
+    """Return the strength that is tried first: the instruction's own, or the nearest that is allowed."""
+    return min(max(FIRST, strength.low), strength.high)

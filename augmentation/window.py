@@ -40,7 +40,7 @@ class Try:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Made:
-    """The picture of a try and what the gates look at; None where it holds values that are no numbers."""
+    """The picture of a try, what the gates look at, and what the classifier sees in it."""
 
     tried: Try
     picture_HWC: ImageHWC

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from augmentation.recipe import Recipe
 from models.instruction import Instruction
+from pipeline.shard_list import LATER_ROUND as LATER_ROUND
 from pipeline.storage import Storage
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ class AugmentWish:
         """Return what the worker's networks have to know."""
         return self.recipe.instructions
 
+    def summary(self) -> str:
+        """Return the names of the edits, and what else is made."""
+        names = ", ".join(edit.name for edit in self.recipe.edits)
+        edits = [f"{len(self.recipe.edits)} edits: {names}"] if names else []
+        drawn = [f"{self.recipe.drawn.count} drawn pictures"] if self.recipe.drawn is not None else []
+        return " and ".join((*edits, *drawn))
+
     def only(self, shard: str, storage: Storage) -> frozenset[int] | None:
         """Return the samples of a shard that are needed, None where all are."""
         return read_plan(storage, shard).indices() if self.phase == "edits" else None
@@ -85,6 +93,11 @@ class AugmentWish:
         from augmentation.shard import AugmentShard  # it brings torch along
 
         return AugmentShard(self, shard, storage)
+
+
+def name_of(pack: str, precision: str) -> str:
+    """Return what statistics of features were measured with: the pack, by its sha256, and the precision of its networks."""
+    return f"{pack} {precision}"
 
 
 def plan_path(shard: str) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
 from augmentation.gates import REASONS
-from augmentation.quotas import State, Target
+from augmentation.quotas import State, Target, leads_to
 from augmentation.recipe import Recipe
-from augmentation.rows import DRAWN, EDIT
+from augmentation.rows import DRAWN, EDIT, read_rows
 from pipeline.ledger import read_record
 from pipeline.manifest import OK
 from pipeline.resume import finished_shards
@@ -52,13 +49,13 @@ def yields(recipe: Recipe, storage: Storage) -> dict[str, dict[str, object]]:
     found = {edit.name: Yield() for edit in recipe.edits} | ({DRAWN: Yield()} if recipe.drawn is not None else {})
     for shard in sorted(finished_shards(storage)):
         record = read_record(storage, shard)
-        path = f"manifests/{shard}.parquet"
-        if record is None or path not in record.files:
+        if record is None or f"manifests/{shard}.parquet" not in record.files:
             continue
-        for row in pq.read_table(io.BytesIO(storage.read(path)), columns=["kind", "instruction", "status", "reason", "factor"]).to_pylist():
-            name = row["instruction"] if row["kind"] == EDIT else row["kind"]
+        for row in read_rows(storage, shard, ("kind", "instruction", "status", "reason", "factor")):
+            name = str(row["instruction"] if row["kind"] == EDIT else row["kind"])
             if name in found:
-                found[name].add(status=row["status"], reason=row["reason"], factor=row["factor"])
+                factor = row["factor"]
+                found[name].add(status=str(row["status"]), reason=str(row["reason"]), factor=factor if isinstance(factor, float) else None)
     return {name: one.plain() for name, one in found.items()}
 
 
@@ -66,14 +63,12 @@ def met(state: State, recipe: Recipe, made: Mapping[str, Mapping[str, object]]) 
     """Return each target, what it has, and where it lacks something why."""
     return [
         {"target": one.name, "wanted": one.wanted, "originals": one.there, "edits": one.accepted, "missing": one.missing,
-         "why": _why(one, state, recipe, made) if one.missing else ""}
+         "why": _why(one, state, recipe=recipe, made=made) if one.missing else ""}
         for one in state.targets
     ]  # fmt: skip
 
 
-def _why(target: Target, state: State, recipe: Recipe, made: Mapping[str, Mapping[str, object]]) -> str:
-    from augmentation.quotas import leads_to
-
+def _why(target: Target, state: State, *, recipe: Recipe, made: Mapping[str, Mapping[str, object]]) -> str:
     able = sum(any(leads_to(edit, person, target) for edit in recipe.edits) for person in state.people)
     if not able:
         return f"no original can be edited into it: of {len(state.people)}, none lacks only what an edit of the recipe gives"

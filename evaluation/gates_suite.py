@@ -113,7 +113,7 @@ def measure(
     say(f"making and aligning {n} held-out portraits")
     data = held_out(pack, n, seed=seed)
     say("drawing pictures of the generator's own, for the gate of realism")
-    realism = of_generator(pack.generator(), _embedding(methods), device=pack.device, pack=pack.sha256)
+    realism = of_generator(methods)
     bench = Bench(data=data, other=other, methods=methods, realism=realism, seed=recipe.seed)
     found = []
     for edit in recipe.edits:
@@ -127,15 +127,6 @@ def lacking(data: HeldOut, edit: Edit) -> list[int]:
     rows: list[int] = eligible(data, edit.as_one()).tolist()
     gone = [name for name, wanted in edit.expects.items() if not wanted]
     return [row for row in rows if not gone or any(bool(data.has(name)[row]) for name in gone)]
-
-
-def _embedding(methods: Methods) -> Callable[[Tensor], Tensor]:
-    def embed(image_BCHW: Tensor) -> Tensor:
-        embedding_BE = methods.scorer.embed(image_BCHW)
-        assert embedding_BE is not None
-        return embedding_BE
-
-    return embed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -146,6 +146,9 @@ def _gates(pack: Pack, options: Options, head: Mapping[str, object], *, say: Say
     if missing:
         raise ConfigError(f"--judge {options.judge}: the pack has no network {missing[0]!r}, which suite gates needs; try {JUDGES}")
     check_instructions(pack, recipe.instructions, editor=options.editor)
+    unknown = [name for edit in recipe.edits for name in edit.expects if name not in judge.attributes().names]
+    if unknown:
+        raise ConfigError(f"--judge {options.judge}: its attribute classifier does not know {unknown[0]!r}, which the recipe expects")
     found = gates_suite.measure(
         pack, judge, recipe, seed=HELD_OUT_SEED + options.seed, say=say, pictures=options.pictures or PICTURES, inverter=options.inverter,
         editor=options.editor,

@@ -71,6 +71,8 @@ class ShardWork(Protocol):
 
     schema: pa.Schema
     """Columns of the manifest."""
+    edits: int | None
+    """How often a batch is edited; None where that is seen on the way."""
     counts_samples: bool
     """Whether the samples of this shard count for the output; not where another shard of it has them already."""
 
@@ -92,9 +94,10 @@ class EditShard:
 
     schema = SCHEMA
     counts_samples = True
+    edits: int | None
 
     def __init__(self, wish: Wish) -> None:
-        self._wish = wish
+        self._wish, self.edits = wish, len(wish.instructions)
 
     def window(self, batch: int) -> int:
         """Return as many as the networks take."""

@@ -143,6 +143,11 @@ class EditConfig:
         if self.device == "cpu" and gpus:
             raise ConfigError(f"--workers.gpus {gpus} contradicts --device cpu: drop one of them")
 
+    @property
+    def edits(self) -> bool:
+        """Say whether anything is edited, and not only inverted."""
+        return bool(self.instructions)
+
     def _check_wish(self) -> None:
         """Raise ConfigError where nothing is asked for."""
         if not self.instructions and not {"latents", "inversion"} & set(self.keep):
@@ -169,7 +174,7 @@ def _check_backend(text: str) -> None:
 
 
 def _check_precision(config: EditConfig) -> None:
-    wrong = needs_float32(backend=config.backend, inverter=config.inverter, editor=config.editor if config.instructions else None)
+    wrong = needs_float32(backend=config.backend, inverter=config.inverter, editor=config.editor if config.edits else None)
     if wrong and config.precision not in (AUTO, FLOAT32):
         raise ConfigError(f"--precision {config.precision}: {wrong}")
 

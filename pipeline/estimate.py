@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.drawn_shards import DrawnShard
 from pipeline.shard_list import GENERATED, Shard
 from pipeline.storage import Storage
 
@@ -46,18 +47,21 @@ class Estimate:
 def estimate(probe: Probe, shards: Sequence[Shard], *, workers: int) -> Estimate:
     """Reckon from one batch: samples by the bytes of the shards, seconds by the workers that there would be.
 
-    Aligning runs beside the networks, and its own time is not in it.
+    Aligning runs beside the networks, and its own time is not in it. A picture that is drawn counts as one that is edited.
     """
-    sizes = [Storage(shard.url).size() for shard in shards if not shard.url.startswith(GENERATED)]
-    samples = round(sum(sizes) * probe.shard_samples / max(1, probe.shard_bytes))
+    drawn = sum(DrawnShard.of(shard.url).count for shard in shards if shard.url.startswith(GENERATED))
+    read_bytes = sum(Storage(shard.url).size() for shard in shards if not shard.url.startswith(GENERATED))
+    samples = round(read_bytes * probe.shard_samples / max(1, probe.shard_bytes))
     good = round(samples * probe.samples / max(1, probe.samples + probe.failed))
-    images = round(good * probe.images / max(1, probe.samples))
+    per_sample = probe.images / max(1, probe.samples)
+    images = round(good * per_sample) + drawn
+    worth = good + drawn / max(1.0, per_sample)  # in samples
     rounds = math.ceil(len(shards) / max(1, workers)) / max(1, len(shards))  # a shard is one worker's
-    seconds = probe.seconds / max(1, probe.samples) * good * max(rounds, 1 / max(1, workers))
-    written = probe.bytes_written / max(1, probe.samples) * good + len(shards) * SHARD_OVERHEAD_BYTES + images * ROW_BYTES
+    seconds = probe.seconds / max(1, probe.samples) * worth * max(rounds, 1 / max(1, workers))
+    written = probe.bytes_written / max(1, probe.samples) * worth + len(shards) * SHARD_OVERHEAD_BYTES + images * ROW_BYTES
     return Estimate(
-        samples=samples, images=images, seconds=seconds, images_per_s=images / seconds if seconds else 0.0, output_bytes=round(written),
-        worker_bytes=probe.worker_bytes,
+        samples=samples + drawn, images=images, seconds=seconds, images_per_s=images / seconds if seconds else 0.0,
+        output_bytes=round(written), worker_bytes=probe.worker_bytes,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.align import Aligner, CentreSquare
+from pipeline.drawn_shards import SEED_EXT, DrawnShard
 from pipeline.images import ImageHWC, decode_image
 from pipeline.landmarks import supplied
 from pipeline.sample import FailedSample, Sample, SampleFailure, ShardFailure
@@ -23,6 +24,7 @@ from pipeline.shards import ShardReader
 
 CHUNK_PIXEL_BYTES = 64 << 20  # of decoded pictures
 KILLED = "worker"
+KILLED_REASON = "every process that worked on this sample was killed, by what the sample holds or for lack of memory"
 NO_PICTURE: ImageHWC = np.zeros((0, 0, 3), dtype=np.uint8)
 """Stands for the picture of a sample that is yet to be drawn."""
 
@@ -78,16 +80,15 @@ def read_shard(task: ShardTask, aligner: Aligner | CentreSquare) -> Iterator[Ope
 
 def _unseen(task: ShardTask) -> Iterator[Opened | Chunk]:
     """Yield the samples of a shard that no file holds: the worker draws their pictures."""
-    from augmentation.drawn import SEED_EXT, DrawnShard
-
     keys = DrawnShard.of(task.url).keys()[: task.first or None]
     yield Opened(sha256=hashlib.sha256(task.url.encode()).hexdigest(), samples=len(keys))
-    for start in range(0, len(keys), CHUNK_SAMPLES):
-        chunk: Chunk = []
-        for index, (key, seed) in enumerate(keys[start : start + CHUNK_SAMPLES], start=start):
-            sample = Sample(key=key, shard=task.name, index=index, members={SEED_EXT: str(seed).encode()}, image_ext="")
-            chunk.append(Ready(sample=sample, aligned_HWC=NO_PICTURE))
-        yield chunk
+    entries: Chunk = []
+    for index, (key, seed) in enumerate(keys):
+        sample = Sample(key=key, shard=task.name, index=index, members={SEED_EXT: str(seed).encode()}, image_ext="")
+        killed = index in task.killers
+        entries.append(sample.failed(SampleFailure(KILLED, KILLED_REASON)) if killed else Ready(sample=sample, aligned_HWC=NO_PICTURE))
+    size = 1 if task.one_by_one else CHUNK_SAMPLES
+    yield from (entries[start : start + size] for start in range(0, len(entries), size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,7 @@ def _decoded(item: Sample | FailedSample, task: ShardTask) -> _Decoded | FailedS
     if isinstance(item, FailedSample):
         return item
     if item.index in task.killers:
-        reason = "every process that worked on this sample was killed, by what the sample holds or for lack of memory"
-        return item.failed(SampleFailure(KILLED, reason))
+        return item.failed(SampleFailure(KILLED, KILLED_REASON))
     try:
         image = decode_image(item.image, task.limits)
         return _Decoded(sample=item, image_HWC=image, landmarks_52=supplied(item, image) if task.align == "face" else None)

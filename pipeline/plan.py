@@ -99,7 +99,7 @@ def plan_for(
     verify(folder, info)
     _check_networks(config, info, edited=bool(instructions))
     _check_expectations(instructions, info, editor=config.editor)
-    _check_texts(instructions, info)
+    check_texts(instructions, info)
     listed = shards()
     return JobPlan(
         config=config,
@@ -172,7 +172,7 @@ def _check_networks(config: EditConfig, info: PackInfo, *, edited: bool) -> None
         raise ConfigError(f"--pack {config.pack}: lacks the network {missing[0]!r}; this job needs {', '.join(needed)}")
 
 
-def _check_texts(instructions: Sequence[Instruction], info: PackInfo) -> None:
+def check_texts(instructions: Sequence[Instruction], info: PackInfo) -> None:
     """Raise InstructionError for a text that CLIP cannot read to its end.
 
     Only what has more letters than CLIP reads tokens is counted here, since counting takes torch along; a worker counts all.

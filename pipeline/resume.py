@@ -134,7 +134,8 @@ class Output:
         return self._lock.run_id
 
     def start(self, plan: ResumePlan) -> None:
-        """Throw away the finished files of the shards that will be done again."""
+        """Throw away the finished files of the shards that will be done again, and the report, which is not true any more."""
+        self.storage.remove("report.html")
         for name in plan.redo:
             discard(self.storage, name)
 

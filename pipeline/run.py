@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import time
@@ -17,21 +18,20 @@ from pipeline.cluster import Pool, connect, disconnect, offer_token, plan_pool
 from pipeline.config import ConfigError
 from pipeline.estimate import Probe, estimate
 from pipeline.kept_running import Kept, keep, read_kept
-from pipeline.lock import WORK
+from pipeline.lock import WORK, OutputError
 from pipeline.plan import JobPlan
 from pipeline.progress import ProgressDisplay, duration
 from pipeline.record import Outcome, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
 from pipeline.resume import Output, ResumePlan, open_output, plan_resume
 from pipeline.settings import WorkerSettings
+from pipeline.shard_list import LATER_ROUND
 from pipeline.shards import Shard
 from pipeline.storage import Storage
 from pipeline.summary import mean_scores
 from pipeline.tracking import Tracker
 
 MOST_ROUNDS = 3
-LATER_ROUND = ".edits-"
-"""Stands in the names of shards that only a later round of a job makes, behind that of the input shard."""
 NO_LANDMARKS = (
     "this pack has no landmark network: faces are cut out by the landmarks of the samples, else found by the library of the extra `faces`; "
     "where pictures show no faces, say --align centre"
@@ -98,11 +98,14 @@ def _probed(plan: JobPlan, shard: Shard, pool: Pool) -> Probe:
 class Course(Protocol):
     """What a job does beside its first round of shards."""
 
+    documents: str
+    """Module whose `write_documents` writes report, card and Croissant file."""
+
     def trial(self, plan: JobPlan) -> JobPlan:
         """Return a plan that a batch can be tried by, before anything is known of the data."""
         ...
 
-    def prepare(self, plan: JobPlan, storage: Storage, pool: Pool, settings: WorkerSettings) -> None:
+    def prepare(self, plan: JobPlan, storage: Storage, *, pool: Pool, settings: WorkerSettings) -> None:
         """Get ready what workers need, with Ray at hand, before the first shard."""
         ...
 
@@ -118,11 +121,13 @@ class Course(Protocol):
 class OneRound:
     """The course of a job that is done when its shards are."""
 
+    documents = "pipeline.documents"
+
     def trial(self, plan: JobPlan) -> JobPlan:
         """Return the plan itself."""
         return plan
 
-    def prepare(self, plan: JobPlan, storage: Storage, pool: Pool, settings: WorkerSettings) -> None:
+    def prepare(self, plan: JobPlan, storage: Storage, *, pool: Pool, settings: WorkerSettings) -> None:
         """Do nothing."""
 
     def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
@@ -149,7 +154,7 @@ def run_job(plan: JobPlan, course: Course = ONE_ROUND) -> dict[str, object]:
         for note in output.notes:
             say(note)
         plan = _as_before(plan, output.storage)
-        job = _Job(plan, output, course, stack)
+        job = _Job(plan, output, course=course, stack=stack)
         job.work()
         run_id = job.conclude()
         seconds = round(time.monotonic() - clock, 1)
@@ -160,7 +165,7 @@ def run_job(plan: JobPlan, course: Course = ONE_ROUND) -> dict[str, object]:
 class _Job:
     """One run of a job over an output that is locked."""
 
-    def __init__(self, plan: JobPlan, output: Output, course: Course, stack: ExitStack) -> None:
+    def __init__(self, plan: JobPlan, output: Output, *, course: Course, stack: ExitStack) -> None:
         self.plan, self.outcome = plan, Outcome(started=datetime.now(UTC))
         self._output, self._storage, self._course, self._stack = output, output.storage, course, stack
         self._tracker: Tracker | None = None
@@ -171,7 +176,7 @@ class _Job:
         plan: JobPlan | None = self.plan
         while plan is not None:
             first = plan is self.plan
-            resume = _resume(plan, self._storage)
+            resume = _resume(plan, self._storage, first=first)
             _announce(plan, resume, first=first)
             if resume.todo:
                 plan = self._ready(plan, resume)
@@ -212,8 +217,10 @@ class _Job:
         pool = plan_pool(plan.config, cluster, shards=len(resume.todo), of=len(plan.shards), worker_bytes=plan.worker_bytes)
         if self._pool is None:
             say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}")
+            workers = replace(plan.config.workers, threads=pool.threads)  # in later rounds too, which have fewer shards
+            plan = replace(plan, config=replace(plan.config, workers=workers))
             keep(self._storage, Kept(running=plan.running, threads=pool.threads))
-            self._course.prepare(plan, self._storage, pool, _settings(plan, self._output.run_id, pool))
+            self._course.prepare(plan, self._storage, pool=pool, settings=_settings(plan, self._output.run_id, pool))
         self.outcome.workers = {**dataclasses.asdict(pool), "address": cluster.address}
         self._pool = pool
         return plan
@@ -225,20 +232,27 @@ class _Job:
             _round(plan, self._output, shards, pool=self._pool, outcome=self.outcome)
             withdrawn = self._output.finish()
             shards = [shard for shard in plan.shards if shard.name in withdrawn]
+            if len(shards) < len(withdrawn):
+                raise OutputError(f"files of {', '.join(sorted(withdrawn))} are gone from {plan.output}; the same command makes them again")
             if not shards:
                 break
             say(f"files of {len(shards)} shards are gone: doing them again")
 
     def _write_documents(self) -> None:
         """Write report, card and Croissant file, where Ray is at hand in a process that has the networks' libraries loaded already."""
-        from pipeline.documents import write_documents
         from pipeline.stream import report_remotely
 
-        (write_documents if self._pool is None else report_remotely)(self.plan.output)
+        if self._pool is None:
+            importlib.import_module(self._course.documents).write_documents(self.plan.output)
+        else:
+            report_remotely(self.plan.output, self._course.documents)
 
 
-def _resume(plan: JobPlan, storage: Storage) -> ResumePlan:
+def _resume(plan: JobPlan, storage: Storage, *, first: bool = True) -> ResumePlan:
+    """Say what is left of a round; what later rounds ask follows from the first, so a change there is nobody's mistake."""
     reprocess = "all" if plan.config.preview else plan.config.reprocess
+    if not first and reprocess != "all":
+        reprocess = "changed"
     return plan_resume(storage, plan.shards, config_hash=plan.config_hash, pack_hash=plan.pack_hash, reprocess=reprocess)
 
 
@@ -290,10 +304,10 @@ def _announce(plan: JobPlan, resume: ResumePlan, *, first: bool = True) -> None:
 
 
 def _introduce(plan: JobPlan) -> None:
-    config, names = plan.config, ", ".join(instruction.name for instruction in plan.instructions)
-    say(f"{len(plan.shards)} shards of {config.input} -> {plan.output}")
-    say(f"{len(plan.instructions)} instructions: {names}" if names else "no instructions: align and invert only")
-    methods = f"{config.inverter} -> {config.editor}" if names else config.inverter
+    config = plan.config
+    say(f"{len(plan.shards)} shards of {config.input or 'no input'} -> {plan.output}")
+    say(plan.wish.summary())
+    methods = f"{config.inverter} -> {config.editor}" if plan.instructions else config.inverter
     pinned = f" is {plan.pack_url}" if plan.pack_url.startswith(SCHEME) else ""
     say(f"pack {plan.pack.name}{pinned} ({plan.pack_hash[:12]}, {plan.pack.size} px), {methods}")
     if config.align == "face" and "landmarks" not in plan.pack.networks:

@@ -50,6 +50,10 @@ class ShardWish(Protocol):
         """Return what the networks of a worker have to know."""
         ...
 
+    def summary(self) -> str:
+        """Say in a line what is wanted."""
+        ...
+
     def only(self, shard: str, storage: Storage) -> frozenset[int] | None:
         """Return the samples of a shard that are needed, by index; None where all are."""
         ...
@@ -66,6 +70,11 @@ class Wish:
     instructions: tuple[Instruction, ...]
     keep: frozenset[str] = frozenset()
     seed: int = 0
+
+    def summary(self) -> str:
+        """Return the names of the instructions."""
+        names = ", ".join(instruction.name for instruction in self.instructions)
+        return f"{len(self.instructions)} instructions: {names}" if names else "no instructions: align and invert only"
 
     def only(self, shard: str, storage: Storage) -> frozenset[int] | None:
         """Return None: all samples are edited."""

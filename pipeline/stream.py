@@ -6,6 +6,7 @@ Nothing here imports torch: the driver only plans, and a worker imports it when 
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -187,6 +188,7 @@ class _Feed:
             only=settings.wish.only(shard.name, attempt.storage),
             one_by_one=self.one_by_one,
         )
+        self._needed = None if self._task.only is None else sorted(self._task.only)
         self._pack = settings.source
 
     def __enter__(self) -> _Feed:
@@ -207,9 +209,10 @@ class _Feed:
         if self.position != samples:
             raise FeedEndedError(f"{self.position} of {samples} samples came")
 
-    def next_indices(self) -> range:
+    def next_indices(self) -> Sequence[int]:
         """Return the indices of the samples that were read when the feed ended early."""
-        return range(self.position, self.position + (1 if self.one_by_one else CHUNK_SAMPLES))
+        places = slice(self.position, self.position + (1 if self.one_by_one else CHUNK_SAMPLES))
+        return range(places.start, places.stop) if self._needed is None else self._needed[places]
 
 
 @ray.remote(num_cpus=FEED_CPUS, max_retries=0)
@@ -267,12 +270,11 @@ def probe(shard: Shard, *, settings: WorkerSettings, reading: Reading, pool: Poo
 
 
 @ray.remote(num_cpus=FEED_CPUS, max_retries=1)
-def _report(output: str) -> str:
-    from pipeline.documents import write_documents
+def _report(output: str, documents: str) -> str:
+    written: str = importlib.import_module(documents).write_documents(output)
+    return written
 
-    return write_documents(output)
 
-
-def report_remotely(output: str) -> str:
-    """Write the report in a process that has the networks' libraries loaded already; return its URL."""
-    return ray.get(_report.remote(output))
+def report_remotely(output: str, documents: str) -> str:
+    """Write report and card by a module in a process that has the networks' libraries loaded already; return the report's URL."""
+    return ray.get(_report.remote(output, documents))

@@ -90,7 +90,7 @@ def edit_shard(
             for batch in _batches(clock, work.window(methods.running.pictures), files=files, alone=frozenset(attempt.suspects)):
                 attempt.mark([ready.sample.index for ready in batch], alone=len(batch) == 1)
                 told = functools.partial(_report_begun, report, opened, files.counts, len(batch))
-                with _steps_told(methods, len(settings.wish.instructions), told):
+                with _steps_told(methods, work.edits, told):
                     files.add(run_batch(batch, methods=methods, work=work))
                 report(opened, files.counts)
         committed = files.commit(identity, opened.damage)
@@ -112,12 +112,13 @@ def edit_shard(
 
 
 @contextmanager
-def _steps_told(methods: Methods, instructions: int, told: Callable[[float], None]) -> Iterator[None]:
+def _steps_told(methods: Methods, edits: int | None, told: Callable[[float], None]) -> Iterator[None]:
     """Tell what share of a batch's steps is done, once a second at most, while methods that optimise work on it.
 
-    The inverter works once on a batch, the editor once for every instruction; all of these count as equally long.
+    The inverter works once on a batch, the editor `edits` times; all of these count as equally long. Where nobody knows how often,
+    nothing is told.
     """
-    times: tuple[tuple[object, int], ...] = ((methods.inverter, 1), (methods.editor, instructions))
+    times: tuple[tuple[object, int], ...] = () if edits is None else ((methods.inverter, 1), (methods.editor, edits))
     stepwise: list[Stepwise] = [method for method, _ in times if isinstance(method, Stepwise)]
     parts = sum(count for method, count in times if isinstance(method, Stepwise))
     last, ended = time.monotonic(), 0

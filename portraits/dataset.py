@@ -31,13 +31,18 @@ class RawSample:
 
 def raw_samples(count: int, *, seed: int, first: int = 0, style: str = "photo") -> Iterator[RawSample]:
     """Yield `count` samples with keys from number `first` on; the same arguments give the same bytes."""
-    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
     p = sample_parameters(count, generator).with_style(style)
+    yield from photographed(p, generator=generator, rng=random.Random(seed), first=first)
+
+
+def photographed(p: Parameters, *, generator: torch.Generator, rng: random.Random, first: int = 0) -> Iterator[RawSample]:
+    """Yield a sample of each of the people `p`: `generator` draws the frames, `rng` sizes, words and JPEG qualities."""
     frame = random_frames(p, generator=generator)
-    sides = [rng.choice(SIDES_PX) for _ in range(count)]
+    sides = [rng.choice(SIDES_PX) for _ in range(len(p))]
     texts = captions(p, rng=rng)
     points = picture_landmarks(p, frame)
-    for i in range(count):
+    for i in range(len(p)):
         one = slice(i, i + 1)
         image = render(p.slice(one), frame[one], size=sides[i])[0]
         pixels = ((image + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
