@@ -167,10 +167,10 @@ def _run_file(key: tuple[str, int]) -> str:
     return f"{RUNS}/{name}-{seed}.json"
 
 
-def augment(example: Example, *, pack: str, recipe: str) -> dict[str, object]:
+def augment(example: Example, *, pack: str, recipe: str, editor: str) -> dict[str, object]:
     """Run the augmentation as a user would and return its summary; it goes on where it was. Raises AugmentationError."""
     flags = ["--input", str(example.folder / RAW), "--output", str(example.folder / AUGMENTED), "--recipe", recipe, "--pack", pack]
-    command = [sys.executable, str(AUGMENT), *flags, "--tracking.enabled", "false"]
+    command = [sys.executable, str(AUGMENT), *flags, "--editor", editor, "--tracking.enabled", "false"]
     # Apart from the terminal, so that Ctrl-C reaches it once: through this process.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:

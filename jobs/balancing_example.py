@@ -43,6 +43,7 @@ class Options:
         output: Folder for everything that is made.
         pack: Folder or URL of the trained networks.
         recipe: YAML file of the augmentation.
+        editor: Editor of the augmentation.
         common: People of each common group of the biased set: those who smile and wear glasses, those who do neither.
         rare: People of each rare group: those who do one of the two.
         shard_size: People per raw shard.
@@ -55,6 +56,7 @@ class Options:
     output: Path
     pack: str = "packs/portraits64"
     recipe: str = "configs/augment/balance.yaml"
+    editor: str = "clipinverter"
     common: int = Example.common
     rare: int = Example.rare
     shard_size: int = Example.shard_size
@@ -98,7 +100,7 @@ def run(options: Options) -> dict[str, object]:
 
         def augmented() -> dict[str, object]:
             progress.stop()  # the augmentation has bars of its own
-            summary = augment(example, pack=options.pack, recipe=options.recipe)
+            summary = augment(example, pack=options.pack, recipe=options.recipe, editor=options.editor)
             progress.start()
             return summary
 
