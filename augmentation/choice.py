@@ -18,10 +18,10 @@ def weighted_order(edits: Iterable[Edit], labels: Mapping[str, bool], chance_of:
 
 def shows(edit: Edit, labels: Mapping[str, bool]) -> bool:
     """Say whether somebody with these labels shows all that an edit would make."""
-    return bool(edit.expects) and all(labels.get(name) == wanted for name, wanted in edit.expects.items())
+    return bool(edit.expects) and all(labels.get(name, False) == wanted for name, wanted in edit.expects.items())
 
 
 def chance(*what: object) -> float:
     """Return a number in [0, 1) that depends on these values alone."""
-    digest = hashlib.sha256("\0".join(str(one) for one in what).encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256("\0".join(str(one) for one in what).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[: BITS // 8], "big") / 2**BITS

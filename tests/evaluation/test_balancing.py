@@ -304,13 +304,13 @@ def augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: None
 @pytest.mark.usefixtures("augmentation")
 def test_the_augmentation_runs_as_a_command_whose_end_is_heard(example: Example) -> None:
     example.folder.mkdir()
-    flags = augment(example, pack="my_pack", recipe="my_recipe.yaml")
+    flags = augment(example, pack="my_pack", recipe="my_recipe.yaml", editor="e")
     places = {"--input": str(example.folder / "raw"), "--output": str(example.folder / "augmented")}
-    assert flags == {**places, "--recipe": "my_recipe.yaml", "--pack": "my_pack", "--tracking.enabled": "false"}
+    assert flags == {**places, "--recipe": "my_recipe.yaml", "--pack": "my_pack", "--editor": "e", "--tracking.enabled": "false"}
     with pytest.raises(AugmentationError, match="exit code 2.*give the same command again"):
-        augment(example, pack="my_pack", recipe="refused")
+        augment(example, pack="my_pack", recipe="refused", editor="e")
     with pytest.raises(KeyboardInterrupt):
-        augment(example, pack="my_pack", recipe="interrupted")
+        augment(example, pack="my_pack", recipe="interrupted", editor="e")
     assert (example.folder / "augmented").read_text() == "ended"
 
 
