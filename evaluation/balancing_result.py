@@ -111,7 +111,7 @@ def drawn(found: Mapping[str, Mapping[str, Estimate]], *, counts: Mapping[str, i
 
 
 def _words(measure: str, counts: Mapping[str, int]) -> str:
-    return f"{measure}\n{counts[measure]} in training" if measure in counts else measure.replace(" ", "\n", 1)
+    return f"{measure}\n{counts[measure]} in biased set" if measure in counts else measure.replace(" ", "\n", 1)
 
 
 def _way(axes: Axes, way: str, of: Mapping[str, Estimate], *, aside: float) -> None:

@@ -13,6 +13,8 @@ from evaluation.drawing import new_figure, plotted
 
 TEMPLATES = Path(__file__).with_name("templates")
 PLOT = "strengths.png"
+LEAST_NAMED = 0.03
+"""Share reached from which a strength has its name in the plot."""
 
 
 def write(figures: Mapping[str, object], folder: Path) -> list[Path]:
@@ -37,6 +39,8 @@ def draw(figures: Mapping[str, object]) -> bytes:
     axes.plot([100 * p["same_person"] for p in fixed.values()], [100 * p["reached"] for p in fixed.values()], marker="o", markersize=4,
               color="#6d675d", label="one strength for all")  # fmt: skip
     for factor, point in fixed.items():
+        if point["reached"] < LEAST_NAMED:  # these lie on each other
+            continue
         where = (100 * point["same_person"], 100 * point["reached"])
         axes.annotate(f"\N{MULTIPLICATION SIGN}{factor:g}", where, textcoords="offset points", xytext=(5, -11), fontsize=8, color="#6d675d")
     searched = strengths["searched"]

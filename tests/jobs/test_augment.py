@@ -22,7 +22,7 @@ from tests.commands import Ended
 from tests.jobs.test_chaos import committed, until
 from tests.jobs.world import members, run, start, submit, tree, wait
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray("train"), pytest.mark.timeout(900)]
 
 JOB = "jobs/augment_dataset.py"
 EDITS = """
@@ -218,18 +218,28 @@ def test_a_killed_augmentation_ends_with_the_same_bytes(
     assert again.code == 0 and "nothing to do" in again.err and tree(out) == tree(balanced[0])
 
 
-def test_a_plan_and_a_preview_say_what_would_be_made(raw: Path, recipe: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
+def test_a_preview_makes_the_first_samples_only(raw: Path, recipe: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = flags_of(raw, out, recipe, "--tracking.enabled", "false")
     checked = run([*flags, "--dry_run"], job=JOB)
     assert checked.code == 0 and checked.result["todo"] == 3 and not out.exists()
-    planned = run([*flags, "--plan"], env=joined, job=JOB)
-    assert planned.code == 0, planned.err[-3000:]
-    assert not out.exists() and 10 <= int(planned.result["images"]) <= 60 and float(planned.result["output_bytes"]) > 0  # type: ignore[call-overload, arg-type]
     seen = run([*flags, "--preview", "3"], env=joined, job=JOB)
     assert seen.code == 0, seen.err[-3000:]
     assert seen.result["originals"] == 3 and (out / "preview" / "sheet.png").is_file()
     assert {path.name for path in out.iterdir()} == {"preview"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("given", ["both", "only drawn"])
+def test_a_plan_says_what_would_be_made(raw: Path, recipe: Path, joined: Mapping[str, str], tmp_path: Path, given: str) -> None:
+    out, only = tmp_path / "out", tmp_path / "drawn.yaml"
+    only.write_text("drawn: {count: 40, seed: 3}\n")
+    flags = [*flags_of(raw, out, recipe if given == "both" else only, "--tracking.enabled", "false"), "--plan"]
+    planned = run(flags if given == "both" else [*flags, "--input", ""], env=joined, job=JOB)
+    assert planned.code == 0, planned.err[-3000:]
+    assert not out.exists() and float(planned.result["output_bytes"]) > 0  # type: ignore[arg-type]
+    low, high = (10, 60) if given == "both" else (40, 40)
+    assert low <= int(planned.result["images"]) <= high  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
