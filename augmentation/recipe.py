@@ -176,6 +176,12 @@ def _check_balance(recipe: Recipe, balance: Balance) -> None:
     total = sum(share for _, share in balance.shares)
     if abs(total - 1) > SHARES_TOLERANCE:
         raise RecipeError(f"accepted.balance.shares: they add up to {total:g}, expected 1")
+    for attribute in balance.attributes:
+        if not any(attribute in edit.expects for edit in recipe.edits):
+            raise RecipeError(
+                f"accepted.balance: impossible, no edit of the recipe changes {attribute!r}; add one whose instruction expects "
+                f"{{{attribute}: true}} or {{{attribute}: false}}"
+            )
     if recipe.originals == "none" and balance.size is None:
         raise RecipeError("accepted.balance: with originals: none it needs a size; say how many samples there shall be, such as size: 1000")
     if recipe.drawn is not None:
@@ -186,9 +192,3 @@ def _check_balance(recipe: Recipe, balance: Balance) -> None:
         if edit.gates.success is None or edit.gates.success < LEAST_SUCCESS:
             how = f"say gates: {{success: {LEAST_SUCCESS:g}}} or more"
             raise RecipeError(f"edit {edit.name!r}: a balance needs to know that an edit shows what its group has; {how}")
-    for attribute in balance.attributes:
-        if not any(attribute in edit.expects for edit in recipe.edits):
-            raise RecipeError(
-                f"accepted.balance: impossible, no edit of the recipe changes {attribute!r}; add one whose instruction expects "
-                f"{{{attribute}: true}} or {{{attribute}: false}}"
-            )
