@@ -44,7 +44,6 @@ class Options:
         pack: Folder or URL of the trained networks.
         recipe: YAML file of the augmentation.
         editor: Editor that it edits with.
-        editor: Editor of the augmentation.
         common: People of each common group of the biased set: those who smile and wear glasses, those who do neither.
         rare: People of each rare group: those who do one of the two.
         shard_size: People per raw shard.
@@ -57,7 +56,6 @@ class Options:
     output: Path
     pack: str = "packs/portraits64"
     recipe: str = "configs/augment/balance.yaml"
-    editor: str = "clipinverter"
     editor: str = "clipinverter"
     common: int = Example.common
     rare: int = Example.rare
