@@ -17,7 +17,7 @@ from tests.models.small_pack import CONFIGS
 
 TOLERANCE = 1e-5
 numbers = st.integers(0, 10**12)
-truncations = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
+truncations = st.floats(0, 1, exclude_min=True)
 
 
 @pytest.fixture(scope="module")

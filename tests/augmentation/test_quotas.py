@@ -110,6 +110,14 @@ def test_a_target_of_an_edit_takes_that_edit_and_whoever_does_not_show_it_yet() 
     assert not leads_to(edit_of(GLASSES), person_of(), target)
 
 
+def test_an_edit_whose_result_nobody_can_see_is_tried_on_anybody_and_a_removal_where_there_is_something() -> None:
+    odd = Instruction(name="odd", source="a face", target="an odd face")
+    bare = Instruction(name="bare", source="a face with a hat", target="a face", expects={"hat": False})
+    for person, removed in ((person_of("smile"), False), (person_of("hat"), True)):
+        assert leads_to(edit_of(odd), person, Target(name="odd", wanted=1))
+        assert leads_to(edit_of(bare), person, Target(name="bare", wanted=1)) == removed
+
+
 def write(storage: Storage, manifests: Mapping[str, Sequence[Row]]) -> None:
     for name, rows in manifests.items():
         write_manifest(storage, name, rows)

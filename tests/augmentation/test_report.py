@@ -29,7 +29,7 @@ from tests.pipeline.test_report import Page
 
 ODD = "Zo\u00eb <i>&"
 SMILES, SPECTACLES, HATS = edit_of(SMILE), edit_of(GLASSES), edit_of(HAT)
-RECIPE = Recipe(edits=(SMILES, SPECTACLES, HATS), balance=balance_of("smile"), drawn=Drawn(count=3, seed=7))
+RECIPE = Recipe(edits=(SMILES, SPECTACLES, HATS), balance=balance_of("smile"))
 KEYS = [f"person_{n:02d}" for n in range(9)] + [ODD]
 KEPT, SHOWN = range(1, 6), range(1, 8)
 WHY = "9 originals can be edited into it; 9 tries came to 5, most by the gate identity"
@@ -44,15 +44,14 @@ def smile_rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An augmentation of one shard, balanced in vain, with drawn pictures and its documents."""
+    """An augmentation of one shard, balanced in vain, with its documents."""
     out = tmp_path_factory.mktemp("out")
     storage = Storage(str(out))
     people = [original(key, n, *(["smile"] if n == 0 else ["hat"])) for n, key in enumerate(KEYS)]
     write_shard(storage, "a", [*people, broken("broken", 10)], damage="the shard ends early")
     write_shard(storage, "a.edits-1", [*smile_rows(), tried(ODD, 9, SPECTACLES, target="smile", reason="realism", factor=2.0)])
-    write_shard(storage, "drawn-00000", [drawn("drawn-000000007", 0, seed=7), drawn("d8", 1, seed=8, reason="realism")])
     targets = met(read_state(RECIPE, storage, shards=["a"], later=["a.edits-1"]), RECIPE, yields(RECIPE, storage))
-    write_run(storage, RECIPE, targets, originals=10, accepted=5, rejected=4, drawn=1, quarantined=1)
+    write_run(storage, RECIPE, targets, originals=10, accepted=5, rejected=4, quarantined=1)
     assert write_documents(str(out)) == str(out / "report.html")
     return out
 
@@ -70,8 +69,8 @@ def section_of(out: Path, name: str) -> str:
 
 def test_the_page_says_what_was_made(output: Path) -> None:
     text = page_of(output).text
-    assert "10 originals, 5 edits kept of 9 tried, 1 drawn picture." in text
-    for words in ("samples in the dataset 16 3 of the targets missing", "edits kept 5 of 9 tried", "yield 56 %", "samples failed 1"):
+    assert "10 originals, 5 edits kept of 9 tried." in text
+    for words in ("samples in the dataset 15 3 of the targets missing", "edits kept 5 of 9 tried", "yield 56 %", "samples failed 1"):
         assert words in text
     assert "e4e" in text and "clipinverter" in text and "torch-cpu" in text
 
@@ -121,15 +120,14 @@ def test_targets_say_what_they_lack_and_why(output: Path) -> None:
 def test_labels_are_shares_of_originals_and_of_the_whole(output: Path) -> None:
     rows = re.findall(r'<th scope="row">(\w+)</th>(.*?)</tr>', section_of(output, "labels"))
     shares = {name: re.findall(r"(\d+) %", cells) for name, cells in rows}
-    assert shares == {"smile": ["10", "38"], "old": ["0", "31"], "hat": ["90", "56"]}  # of 10 originals, of 16 samples
-    assert [name for name, _ in rows] == ["hat", "old", "smile"]  # those that changed most come first
+    assert shares == {"smile": ["10", "40"], "old": ["0", "33"], "hat": ["90", "60"]}  # of 10 originals, of 15 samples
+    assert [name for name, _ in rows] == ["old", "hat", "smile"]  # those that changed most come first
 
 
-def test_failures_and_drawn_pictures_are_there(output: Path) -> None:
+def test_every_failure_is_there(output: Path) -> None:
     text = page_of(output).text
-    for words in ("decode 1 sample ends early & <cut>", "the shard ends early", "1 pictures that the generator made"):
+    for words in ("decode 1 sample ends early & <cut>", "read shard a, from here on the shard ends early"):
         assert words in text
-    assert "drawn-000000007" in section_of(output, "drawn") and "d8" not in section_of(output, "drawn")
 
 
 def test_the_page_loads_nothing_and_is_safe_against_what_keys_hold(output: Path) -> None:
@@ -173,7 +171,7 @@ def test_the_card_says_what_the_run_says(output: Path) -> None:
     assert front["pretty_name"] == "better" and front["license"] == "other" and front["size_categories"] == ["n<1K"]
     assert {"webdataset", "synthetic", "augmentation"} <= set(front["tags"])
     assert {entry["data_files"] for entry in front["configs"]} == {"shards/*.tar", "manifests/*.parquet"}
-    assert "| samples | 16: 10 originals (aligned), 5 edits, 1 drawn |" in text and "| in quarantine | 1 " in text
+    assert "| samples | 15: 10 originals (aligned), 5 edits, 0 drawn |" in text and "| in quarantine | 1 " in text
     assert "| smile | 8 | 5 | 62 % | 0.80 | success 1, identity 2 |" in text and "| hat | 0 | 0 |  |  |  |" in text
     assert f"| smile | 9 | 1 | 5 | 3 | {WHY}" in text and "| no smile | 9 | 9 | 0 | 0 |  |" in text
     assert "fill it in before you publish" in text and "Apache-2.0" in text and (output / "sheet.png").is_file()
@@ -183,11 +181,11 @@ def test_croissant_describes_every_column_and_reads_the_manifests_by_that(output
     content = json.loads((output / "croissant.json").read_text())
     fields = content["recordSet"][0]["field"]
     assert [field["name"] for field in fields] == AUGMENTED.names and all(len(field["description"]) > 5 for field in fields)
-    assert "drew" in content["description"] and "smile, glasses, hat" in content["description"]
+    assert "smile, glasses, hat" in content["description"] and "drew" not in content["description"]
     rows = list(mlc.Dataset(output / "croissant.json").records("edits"))
-    assert set(rows[0]) == {f"edits/{name}" for name in AUGMENTED.names} and len(rows) == 11 + 9 + 2
+    assert set(rows[0]) == {f"edits/{name}" for name in AUGMENTED.names} and len(rows) == 11 + 9
     kinds = [row["edits/kind"] for row in rows]
-    assert (kinds.count(b"original"), kinds.count(b"edit"), kinds.count(b"drawn")) == (10, 9, 2)
+    assert (kinds.count(b"original"), kinds.count(b"edit")) == (10, 9)
 
 
 def written(folder: Path, recipe: Recipe, shards: dict[str, Sequence[Row]], **counts: int) -> str:
@@ -204,6 +202,26 @@ def test_a_recipe_by_number_has_no_targets(tmp_path: Path) -> None:
     text = written(tmp_path, Recipe(edits=(SMILES,), per_sample=1), {"a": [original("0", 0), tried("0", 0, SMILES)]}, originals=1)
     assert "Targets" not in text and "Targets" not in (tmp_path / "README.md").read_text()
     assert "samples in the dataset 2 originals, edits and drawn pictures" in text and "Nothing failed." in text
+
+
+def test_drawn_pictures_are_shown_and_counted_beside_the_others(tmp_path: Path) -> None:
+    recipe = Recipe(edits=(SMILES,), per_sample=1, drawn=Drawn(count=3, seed=7))
+    far = drawn("d8", 1, seed=8, reason="realism")
+    shards = {"a": [original("0", 0), tried("0", 0, SMILES)], "drawn-00000": [drawn("drawn-000000007", 0, seed=7), far]}
+    text = written(tmp_path, recipe, shards, originals=1, accepted=1, drawn=1)
+    assert "1 original, 1 edit kept of 1 tried, 1 drawn picture." in text and "samples in the dataset 3" in text
+    assert "drawn of drawn-000000007" in section_of(tmp_path, "drawn") and "d8" not in section_of(tmp_path, "drawn")
+    assert "3: 1 originals (aligned), 1 edits, 1 drawn" in (tmp_path / "README.md").read_text()
+    assert "drew" in json.loads((tmp_path / "croissant.json").read_text())["description"]
+
+
+def test_originals_that_are_left_out_are_no_part_of_the_dataset(tmp_path: Path) -> None:
+    recipe = Recipe(edits=(SMILES,), per_sample=1, originals="none")
+    rows = [original("0", 0, "hat", made=False), original("1", 1, made=False), tried("0", 0, SMILES, holds=["smile"])]
+    text = written(tmp_path, recipe, {"a": rows}, accepted=1)
+    assert "1 edit kept of 1 tried." in text and "original," not in text and "samples in the dataset 1 " in text
+    found = dict(re.findall(r'<th scope="row">(\w+)</th>(.*?)</tr>', section_of(tmp_path, "labels")))
+    assert {name: re.findall(r"(\d+) %", cells) for name, cells in found.items()} == {"smile": ["0", "100"], "hat": ["50", "0"]}
 
 
 def test_only_drawn_pictures_make_a_page_a_card_and_a_sheet(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def searched(strength: Strength, judge: Judge) -> tuple[float | None, list[float
 
 
 def most(strength: Strength) -> int:
-    """Return how many tries a search may take: the first, the rise (rounding may add a step to it), the halvings."""
-    return 1 + RISES + 1 + strength.steps
+    """Return how many tries a search may take: the first, the rise, the halvings."""
+    return 1 + RISES + strength.steps
 
 
 @given(strength=strengths(), threshold=factors)

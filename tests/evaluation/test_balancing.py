@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from evaluation import balancing_run
-from evaluation.balancing import GROUPS, NAMES, BalancingError, LabelledSet, aligned_people, read_augmented, write_biased
+from evaluation.balancing import GROUPS, NAMES, BalancingError, LabelledSet, aligned_people, people_of, read_augmented, write_biased
 from evaluation.balancing_result import MEAN, WORST, differences, estimate, estimates
 from evaluation.balancing_run import AugmentationError, Example, augment, run_example
 from evaluation.balancing_training import WAYS, Training, accuracies, moved, trained
@@ -29,6 +29,7 @@ from pipeline.shard_list import list_shards
 from pipeline.shard_reader import ShardReader
 from pipeline.shard_writer import ShardWriter
 from pipeline.storage import Storage
+from portraits.parameters import ATTRIBUTE_NAMES
 from tests.commands import Command
 
 PACK = Path(__file__).resolve().parents[2] / "packs" / "portraits64"
@@ -79,10 +80,16 @@ def test_biased_shards_hold_the_people_that_were_asked_for_and_the_same_ones_eac
     found = samples_of(tmp_path / "one")
     truth = [attributes_of(sample) for sample in found]
     assert Counter((one["smile"], one["glasses"]) for one in truth) == {GROUPS[name]: count for name, count in COUNTS.items()}
-    assert not any(one["sunglasses"] for one in truth)
     assert [sample.key for sample in found] == [f"{number:06d}" for number in range(12)]
     assert all(set(sample.members) == {"jpg", "json", "txt"} for sample in found)
     assert [one["smile"] for one in truth] != sorted(one["smile"] for one in truth), "groups come in random order"
+
+
+def test_nobody_of_a_group_wears_sunglasses_and_all_else_is_as_it_falls() -> None:
+    holds = people_of(dict.fromkeys(NAMES, 50), seed=3).attributes().float().mean(0)
+    share = dict(zip(ATTRIBUTE_NAMES, holds.tolist(), strict=True))
+    assert (share["smile"], share["glasses"], share["sunglasses"]) == (0.5, 0.5, 0.0)
+    assert 0.1 < share["beard"] < 0.35 and 0.1 < share["hair_blond"] < 0.35 and share["sad"] > 0.02
 
 
 def test_an_augmentation_is_read_with_its_labels_and_kinds(tmp_path: Path) -> None:

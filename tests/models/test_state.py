@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,3 +115,52 @@ def test_states_of_other_batches_do_not_compose() -> None:
     one, two = (GeneratorState(latents_BLD=torch.zeros(n, 10, 4)) for n in (1, 2))
     with pytest.raises(ValueError, match="state of 1 images with one of 2"):
         one.composed(two)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), batches)
+def test_taking_rows_is_slicing_in_any_order(data: st.DataObject, batch: int) -> None:
+    state = data.draw(states(batch))
+    rows = data.draw(st.lists(st.integers(0, batch - 1), min_size=1, max_size=4))
+    taken = state.take(torch.tensor(rows))
+    assert len(taken) == len(rows) and taken.domain == state.domain
+    for place, row in enumerate(rows):
+        assert same(taken.slice(place, place + 1), state.slice(row, row + 1))
+        assert torch.equal(taken.latents_BLD[place], state.latents_BLD[row])
+    assert {i for i, o in taken.offsets.items() if o.shape[0] == 1} >= {i for i, o in state.offsets.items() if o.shape[0] == 1}
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.lists(batches, min_size=1, max_size=3))
+def test_joining_puts_states_one_after_the_other(data: st.DataObject, sizes: list[int]) -> None:
+    seeds, layers, kernel = st.integers(0, 1000), data.draw(indices), data.draw(kernels)
+    parts = [
+        GeneratorState(
+            latents_BLD=torch.randn(size, 10, 4), domain="sketches",
+            offsets={i: offset(data.draw(seeds), data.draw(st.sampled_from([1, size])), kernel) for i in layers},
+        )
+        for size in sizes
+    ]  # fmt: skip
+    whole, start = GeneratorState.joined(parts), 0
+    assert len(whole) == sum(sizes) and whole.domain == "sketches"
+    for part, size in zip(parts, sizes, strict=True):
+        assert same(whole.slice(start, start + size), part)
+        assert torch.equal(whole.latents_BLD[start : start + size], part.latents_BLD)
+        start += size
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_factorised_offsets_stay_so_where_they_have_the_same_matrix(shared: bool) -> None:
+    first, second = factorised(1, 2), factorised(2, 3)
+    if shared:
+        second = replace(second, shared_OI=first.shared_OI)
+    parts = [GeneratorState(latents_BLD=torch.zeros(len(one.out_BO), 10, 4), offsets={0: one}) for one in (first, second)]
+    joined = GeneratorState.joined(parts).offsets[0]
+    assert isinstance(joined, FactorisedOffset) == shared
+    assert torch.allclose(dense(joined), torch.cat([first.dense(), second.dense()]))
+
+
+def test_an_offset_of_the_whole_batch_stays_one() -> None:
+    one = offset(3, 1, 1)
+    parts = [GeneratorState(latents_BLD=torch.zeros(n, 10, 4), offsets={2: one}) for n in (2, 3)]
+    assert GeneratorState.joined(parts).offsets[2] is one
