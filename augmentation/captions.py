@@ -11,16 +11,16 @@ from models.instruction import Instruction
 GONE = "\0"
 ARTICLES = frozenset({"a", "an", "the"})
 CLEANED = (
-    (rf"\b(with|and) {GONE} and ", r"\1 "),
-    (rf"\bwith {GONE}, ", "with "),
+    (rf"\b(with|wearing|in|and) {GONE} and ", r"\1 "),
+    (rf"\b(with|wearing|in) {GONE}, (?!\w+ing\b)", r"\1 "),
     (rf", {GONE} and ", " and "),
-    (rf"(^|\b(?:an?|the) ){GONE} and ", rf"\1{GONE} "),
-    (rf"(, | and | with |^with ){GONE}", ""),
-    (rf"\ban? {GONE} ?(?=[aeiou])", "an "),
-    (rf"\ban? {GONE} ?(?=\w)", "a "),
+    (rf"(^|\b(?:[Aa]n?|[Tt]he) ){GONE} and ", rf"\1{GONE} "),
+    (rf"(, | and | with | wearing | in |^with ){GONE}", ""),
+    (rf"\b([Aa])n? {GONE},? ?(?=[aeiou])", r"\1n "),
+    (rf"\b([Aa])n? {GONE},? ?(?=\w)", r"\1 "),
     (rf"{GONE},? ?", ""),
     (r" {2,}", " "),
-    (r"(?:(?:^| )(?:with|without|and|of|in|showing|an?|the))+$", ""),
+    (r"(?:(?:^| )(?:with|without|wearing|and|of|in|showing|an?|the))+$", ""),
 )
 """Patterns and what takes their place, in order: a list without one of its parts, an article that fits again, no end in the air."""
 

@@ -13,7 +13,8 @@ from augmentation.choice import chance
 from augmentation.edits import Edit
 from augmentation.plan import recipe_of
 from augmentation.quotas import Person, State, plan_round, read_state
-from augmentation.recipe import Recipe
+from augmentation.recipe import Recipe, RecipeError
+from augmentation.rows import DRAWN, UNLABELLED, read_rows
 from augmentation.wish import REALISM_FILE, AugmentWish, ShardPlan, name_of, plan_path
 from augmentation.yields import met, total, yields
 from pipeline.cluster import Pool
@@ -25,6 +26,7 @@ from pipeline.settings import WorkerSettings
 from pipeline.shard_list import LATER_ROUND
 from pipeline.shards import Shard
 from pipeline.storage import Storage
+from pipeline.summary import count_output
 
 MOST_ROUNDS = 6
 """Rounds of edits after which what is missing is explained; each asks what the gates of the one before left open."""
@@ -60,6 +62,8 @@ class AugmentCourse:
 
     def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
         """Return the next round of edits; None where every target is met, or nobody is left to try."""
+        if not self._round:
+            _check_labels(storage, self._recipe)
         if not self._recipe.planned:
             self._forget_others(plan, storage)
             return None
@@ -115,11 +119,28 @@ class AugmentCourse:
         """
         names = {shard.name for shard in plan.shards}
         for name in finished_shards(storage) - names - set(self._later):
-            if name.rpartition(LATER_ROUND)[0] in names or DRAWN_NAME.fullmatch(name):
+            if name.rpartition(LATER_ROUND)[0] in names or (DRAWN_NAME.fullmatch(name) and _is_drawn(storage, name)):
                 discard(storage, name)
+                storage.remove("report.html")  # it is not true any more, and its absence has it written again
+        left = finished_shards(storage)
         for path in storage.files("plans"):
-            if path[len("plans/") : -len(".json")] not in finished_shards(storage):
+            if path[len("plans/") : -len(".json")] not in left:
                 storage.remove(path)
+
+
+def _check_labels(storage: Storage, recipe: Recipe) -> None:
+    """Raise RecipeError where no original brings the labels that a recipe counts on; say how many do not."""
+    counts = count_output(storage)
+    lacking, people = counts.get(UNLABELLED, 0), counts["edited"]
+    if lacking and lacking >= people:
+        raise RecipeError(f"labels: none of {people} originals has labels at {recipe.labels!r}; name the member and the place in it")
+    if lacking:
+        say(f"WARNING: {lacking} of {people} originals have no labels at {recipe.labels!r}: the classifier's stand for them")
+
+
+def _is_drawn(storage: Storage, name: str) -> bool:
+    """Say whether a finished shard holds drawn pictures, and not an input that is called like one of these."""
+    return storage.exists(f"manifests/{name}.parquet") and any(row["kind"] == DRAWN for row in read_rows(storage, name, ("kind",)))
 
 
 def _fits(storage: Storage, networks: str) -> bool:

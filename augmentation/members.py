@@ -45,6 +45,15 @@ def caption_of(sample: Sample) -> str:
     return "" if ext is None else sample.members[ext].decode("utf-8", "replace").strip()
 
 
+def was_made(sample: Sample) -> bool:
+    """Say whether the input itself says that a sample is synthetic, as this job's own outputs do."""
+    try:
+        found = json.loads(sample.members[JSON_EXT])
+        return isinstance(found, dict) and found.get("synthetic") is True
+    except (KeyError, ValueError, RecursionError):
+        return False
+
+
 def labels_in(sample: Sample, where: str, *, known: Collection[str]) -> dict[str, bool] | None:
     """Return the labels that a sample brings in a JSON member, such as "json:attributes"; None where there are none.
 

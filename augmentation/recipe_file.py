@@ -41,6 +41,7 @@ ACCEPTED = ("per_sample", "per_edit", "balance")
 BALANCE = ("attributes", "shares", "size")
 DRAWN = ("count", "truncation", "seed", "shard_size", "realism")
 TAKEN = RESERVED_NAMES | {DRAWN_KIND}
+MOST_SEEDS = 2**63 - 1
 DEFAULT_AUTO = Strength(low=0.2, high=2.0, auto=True)
 
 
@@ -107,6 +108,8 @@ def _edit(where: str, entry: object, *, known: Mapping[str, Instruction], gates:
     named = [names] if isinstance(names, str) else _list(f"{where}: instruction", names)
     if not 1 <= len(named) <= MOST_COMBINED:
         raise RecipeError(f"{where}: instruction names {len(named)}, expected one, or a list of two to combine")
+    if len(named) > 1 and named[0] == named[1]:
+        raise RecipeError(f"{where}: combines {named[0]!r} with itself; say `strength: 2` to have more of it")
     for name in named:
         if not isinstance(name, str) or name not in known:
             raise RecipeError(f"{where}: unknown instruction {name!r}: {_nearest(str(name), known) or 'list a file in `instructions`'}")
@@ -205,11 +208,14 @@ def _balance(value: object) -> Balance:
 def _drawn(value: object) -> Drawn:
     fields = _mapping("drawn", {"count": value} if isinstance(value, int) else value, DRAWN)
     default = Drawn(count=1)
+    seed, count = _count("drawn.seed", fields.get("seed", default.seed), least=0), _count("drawn.count", fields.get("count"))
+    if seed + count > MOST_SEEDS:
+        raise RecipeError(f"drawn.seed: {seed} with {count} pictures goes beyond {MOST_SEEDS}; take a smaller one")
     realism = fields.get("realism", default.realism)
     return Drawn(
-        count=_count("drawn.count", fields.get("count")),
+        count=count,
         truncation=_number("drawn.truncation", fields.get("truncation", default.truncation), above=0.0, most=1.0),
-        seed=_count("drawn.seed", fields.get("seed", default.seed), least=0),
+        seed=seed,
         shard_size=_count("drawn.shard_size", fields.get("shard_size", default.shard_size)),
         realism=None if realism is None else _number("drawn.realism", realism, above=0.0),
     )

@@ -15,6 +15,8 @@ from pipeline.sample import Sample
 from pipeline.storage import Storage
 
 REJECTED = "rejected"
+UNLABELLED = "unlabelled"
+"""Counts originals that bring none of the labels that the recipe counts on."""
 ORIGINAL, EDIT, DRAWN = "original", "edit", "drawn"
 """Kinds of samples."""
 MORE: Mapping[str, tuple[pa.DataType, str]] = {

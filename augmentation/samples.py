@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from augmentation.captions import described, rewritten, untrue
 from augmentation.edits import Edit
-from augmentation.members import CAPTION_EXT, JSON_EXT, PICTURE_EXT, as_json, caption_ext, caption_of, png
+from augmentation.members import CAPTION_EXT, JSON_EXT, PICTURE_EXT, as_json, caption_ext, caption_of, png, was_made
 from augmentation.recipe import Recipe
 from augmentation.rows import DRAWN, EDIT, ORIGINAL, row_of
 from augmentation.window import Made
@@ -42,7 +42,7 @@ class Maker:
         row = row_of(sample, kind=ORIGINAL, method=self._method, made="" if how == "none" else sample.key, labels=labels)
         if how == "none":
             return Finished(key=sample.key, members={}, rows=(row,), images=0)
-        origin = self._origin(sample, ORIGINAL, synthetic=inverted is not None)
+        origin = self._origin(sample, ORIGINAL, synthetic=inverted is not None or was_made(sample))
         members = {JSON_EXT: as_json({**origin, "labels": dict(labels)})}
         if how == "untouched":
             passed = sample.members

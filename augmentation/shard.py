@@ -19,7 +19,7 @@ from augmentation.gates import REALISM
 from augmentation.members import labels_in
 from augmentation.realism import Realism
 from augmentation.recipe import CLASSIFIER
-from augmentation.rows import AUGMENTED
+from augmentation.rows import AUGMENTED, UNLABELLED
 from augmentation.samples import Maker
 from augmentation.trial import Verdict, Want, try_edits
 from augmentation.window import Window, labels_of, to_pixels_or_none
@@ -27,6 +27,7 @@ from augmentation.wish import REALISM_FILE, AugmentWish, name_of, read_plan
 from pipeline.batch import BatchResult, Finished
 from pipeline.drawn_shards import SEED_EXT
 from pipeline.feed import Ready
+from pipeline.images import ImageHWC
 from pipeline.invert import to_tensor
 from pipeline.methods import Methods
 from pipeline.sample import FailedSample, SampleFailure
@@ -112,19 +113,27 @@ class AugmentShard:
             return [self._original(window, row, maker=maker, clock=clock) for row in range(len(batch))]
         with clock.at("score"):
             seen = methods.scorer.glance(to_tensor([ready.aligned_HWC for ready in batch], device=methods.device))
-            labels = [self._labels(ready, shown) for ready, shown in zip(batch, labels_of(methods, seen, len(batch)), strict=True)]
+            labels = labels_of(methods, seen, len(batch))
         with clock.at("encode"):
-            return [maker.original(ready, shown, None) for ready, shown in zip(batch, labels, strict=True)]
+            return [self._made_original(ready, shown, None, maker=maker) for ready, shown in zip(batch, labels, strict=True)]
 
     def _original(self, window: Window, row: int, *, maker: Maker, clock: StageClock) -> Finished:
         with clock.at("encode"):
             inverted = window.inverted[row] if self._recipe.originals == "inverted" else None
-            return maker.original(window.samples[row], self._labels(window.samples[row], window.labels(row)), inverted)
+            return self._made_original(window.samples[row], window.labels(row), inverted, maker=maker)
+
+    def _made_original(self, ready: Ready, seen: Mapping[str, bool], inverted: ImageHWC | None, *, maker: Maker) -> Finished:
+        """Return an original; one without the labels that the recipe counts on is counted."""
+        made = maker.original(ready, self._labels(ready, seen), inverted)
+        return made if self._brought(ready, seen) is not None else replace(made, tally={**made.tally, UNLABELLED: 1})
+
+    def _brought(self, ready: Ready, seen: Mapping[str, bool]) -> dict[str, bool] | None:
+        """Return the labels that the input brings, where the recipe says so; None where it brings none."""
+        return {} if self._recipe.labels == CLASSIFIER else labels_in(ready.sample, self._recipe.labels, known=seen)
 
     def _labels(self, ready: Ready, seen: Mapping[str, bool]) -> dict[str, bool]:
-        """Return the labels of an original: the classifier's, under those that the input brings where the recipe says so."""
-        brought = None if self._recipe.labels == CLASSIFIER else labels_in(ready.sample, self._recipe.labels, known=seen)
-        return {**seen, **(brought or {})}
+        """Return the labels of an original: the classifier's, under those that the input brings."""
+        return {**seen, **(self._brought(ready, seen) or {})}
 
     def _samples(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
         """Give every sample its number of accepted edits, in rounds: who lacks one tries the next of its order."""

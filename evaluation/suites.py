@@ -1,4 +1,4 @@
-"""Run a suite of `jobs/evaluate.py`: pack, inversion, editing or strengths, from its options to its figures."""
+"""Run a suite of `jobs/evaluate.py`: pack, inversion, editing, gates or strengths, from its options to its figures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ JUDGES = "packs/judges64"
 
 
 def run_suite(options: Options, *, say: Say) -> dict[str, object]:
-    """Run the suite; return its figures. Raises ConfigError, PackError or InstructionError."""
+    """Run the suite; return its figures. Raises ConfigError, PackError, InstructionError or RecipeError."""
     pack = Pack.load(resolve_pack(options.pack, uri=options.tracking_uri), device=device_for(options.device))
     head = {"suite": options.suite, "pack": pack.sha256, "device": device_name(pack.device)}
     if options.suite == inversion_suite.NAME:

@@ -26,7 +26,8 @@ from pipeline.lock import LOCK, WORK, FolderLock, OutputError
 from pipeline.shard_list import GENERATED, Shard
 from pipeline.storage import TEMPORARY, Storage
 
-Reprocess = Literal["failed", "changed", "all"]
+Reprocess = Literal["failed", "changed", "failed or changed", "all"]
+"""What a user may ask for, and what that means for later rounds of a job."""
 OWN_NAMES = frozenset({LEDGER, WORK, "run.json", "report.html", "preview"})
 HASH_THREADS = 8
 SHOWN = 5
@@ -88,6 +89,8 @@ def _wanted(record: Record, difference: str, reprocess: Reprocess | None) -> boo
     """Say whether the user asked for this finished shard to be done again."""
     if reprocess == "failed":
         return record.has_failures and not difference
+    if reprocess == "failed or changed":
+        return record.has_failures or bool(difference)
     return reprocess == "all" or (reprocess == "changed" and bool(difference))
 
 

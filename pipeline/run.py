@@ -23,7 +23,7 @@ from pipeline.plan import JobPlan
 from pipeline.progress import ProgressDisplay, duration
 from pipeline.record import Outcome, compact, metrics_of, summarise, write_record
 from pipeline.registry import SCHEME
-from pipeline.resume import Output, ResumePlan, open_output, plan_resume
+from pipeline.resume import Output, Reprocess, ResumePlan, open_output, plan_resume
 from pipeline.settings import WorkerSettings
 from pipeline.shard_list import LATER_ROUND
 from pipeline.shards import Shard
@@ -250,9 +250,9 @@ class _Job:
 
 def _resume(plan: JobPlan, storage: Storage, *, first: bool = True) -> ResumePlan:
     """Say what is left of a round; what later rounds ask follows from the first, so a change there is nobody's mistake."""
-    reprocess = "all" if plan.config.preview else plan.config.reprocess
+    reprocess: Reprocess | None = "all" if plan.config.preview else plan.config.reprocess
     if not first and reprocess != "all":
-        reprocess = "changed"
+        reprocess = "failed or changed" if reprocess == "failed" else "changed"
     return plan_resume(storage, plan.shards, config_hash=plan.config_hash, pack_hash=plan.pack_hash, reprocess=reprocess)
 
 

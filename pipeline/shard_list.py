@@ -12,7 +12,7 @@ MAX_RANGE = 1_000_000
 LATER_ROUND = ".edits-"
 """Stands in the names of shards that only a later round of a job makes, behind that of the input shard."""
 GENERATED = "generated:"
-"""Begins the URL of a shard that no file holds: its samples are drawn from the generator (augmentation/drawn.py)."""
+"""Begins the URL of a shard that no file holds: its samples are drawn from the generator (pipeline/drawn_shards.py)."""
 
 
 class InputError(ValueError):

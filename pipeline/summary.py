@@ -28,7 +28,7 @@ MEANS = {
 }
 
 
-TALLIED = ("originals", "accepted", "rejected", "drawn", "drawn_rejected")
+TALLIED = ("originals", "accepted", "rejected", "drawn", "drawn_rejected", "unlabelled")
 """What an augmented dataset counts beside."""
 
 

@@ -257,7 +257,8 @@ class _ShardFiles:
             entry = {"shard": damage.shard, "stage": damage.stage, "reason": str(damage)}
             self._attempt.write(self._name("quarantine/{}.json"), (json.dumps(entry, ensure_ascii=False, indent=1) + "\n").encode())
         counts = {"samples": self.counts.samples if self._work.counts_samples else 0, "images": self.counts.images}
-        counts |= {"quarantined": self.counts.failed, **{name: int(count) for name, count in self._tally.items()}}
+        failed = self.counts.failed if self._work.counts_samples else 0
+        counts |= {"quarantined": failed, **{name: int(count) for name, count in self._tally.items()}}
         statuses = {OK: self.counts.samples - self.counts.failed, QUARANTINED: self.counts.failed}
         return self._attempt.commit(identity, counts=counts, statuses=statuses, damage=str(damage or ""), digests=digests)
 

@@ -97,7 +97,7 @@ def test_a_scheduled_evaluation_tells_a_damaged_pack_from_a_sound_one(
         (["--champion", "0123abcd"], "--champion 0123abcd: no finished run of this suite with that id"),
         (["--tolerances", '{"sucess": 0.1}'], "--tolerances sucess: 0.1: expected 0 or more for one of success"),
         (["--tracking_uri", "http://127.0.0.1:9"], "--champion auto: MLflow at http://127.0.0.1:9 did not answer"),
-        (["--suite", "pack"], "--champion, --promote, --seed and --tolerances are for suite editing"),
+        (["--suite", "pack"], "--champion, --promote and --tolerances are for suite editing"),
     ],
 )
 def test_what_cannot_be_compared_ends_with_two_before_anything_is_measured(
