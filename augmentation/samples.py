@@ -42,7 +42,8 @@ class Maker:
         row = row_of(sample, kind=ORIGINAL, method=self._method, made="" if how == "none" else sample.key, labels=labels)
         if how == "none":
             return Finished(key=sample.key, members={}, rows=(row,), images=0)
-        origin = self._origin(sample, ORIGINAL, synthetic=inverted is not None or was_made(sample))
+        origin = self._origin(sample, ORIGINAL, synthetic=inverted is not None)
+        origin["synthetic"] = origin["synthetic"] or was_made(sample)
         members = {JSON_EXT: as_json({**origin, "labels": dict(labels)})}
         if how == "untouched":
             passed = sample.members
