@@ -87,4 +87,4 @@ def test_a_wrong_name_or_setting_ends_the_suite_before_its_first_portrait(tmp_pa
 
 def test_the_command_says_which_suites_there_are(command: Command) -> None:
     done = command("jobs/evaluate.py", ["--suite", "inverson"])
-    assert done.code == 2 and "expected one of pack, inversion, editing, strengths" in done.err
+    assert done.code == 2 and "expected one of pack, inversion, editing, gates, strengths" in done.err
