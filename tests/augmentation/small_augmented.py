@@ -92,7 +92,7 @@ def write_shard(storage: Storage, name: str, rows: Sequence[Row], *, damage: str
     commit(storage, name, {"ok": len(rows)}, damage=damage)
 
 
-def write_run(storage: Storage, recipe: Recipe, targets: Sequence[Mapping[str, object]] = (), **counts: int) -> None:
+def write_run(storage: Storage, recipe: Recipe, *, targets: Sequence[Mapping[str, object]] = (), **counts: int) -> None:
     """Write run.json with the yields that the manifests come to."""
     found = yields(recipe, storage)
     more = {"augmentation": {"recipe": recipe.content(), "yields": found, "targets": list(targets), "rounds": 1}}

@@ -27,8 +27,8 @@ def test_each_gate_turns_down_what_is_beyond_its_limit(gate: str) -> None:
     name, value = BEYOND[gate]
     measured = replace(AT_THE_LIMIT, **{name: value})  # type: ignore[arg-type]
     assert failing(GATES, measured, same_person=None) == gate
-    assert failing(replace(GATES, **{gate: None}), measured, same_person=None) is None  # type: ignore[arg-type]
-    assert failing(GATES, replace(measured, **{name: None}), same_person=None) is None  # type: ignore[arg-type]
+    assert failing(replace(GATES, **{gate: None}), measured, same_person=None) is None
+    assert failing(GATES, replace(measured, **{name: None}), same_person=None) is None
 
 
 def test_the_first_gate_that_does_not_pass_is_named_in_the_order_in_which_they_are_told() -> None:
@@ -36,7 +36,7 @@ def test_the_first_gate_that_does_not_pass_is_named_in_the_order_in_which_they_a
     measured = Measured(**dict(BEYOND.values()))  # type: ignore[arg-type]
     while reason := failing(gates, measured, same_person=None):
         found.append(reason)
-        gates = replace(gates, **{reason: None})  # type: ignore[arg-type]
+        gates = replace(gates, **{reason: None})
     assert found == list(REASONS) == ["success", "identity", "collateral", "realism"]
 
 

@@ -62,7 +62,7 @@ def test_sizes_of_groups_add_up_and_keep_all_originals(given_: tuple[Balance, di
         sizes = group_sizes(balance, there)
     assert sum(sizes.values()) == balance.size
     for group, share in balance.shares:
-        assert sizes[group] >= there[group] and abs(sizes[group] - share * balance.size) <= 1  # type: ignore[operator]
+        assert sizes[group] >= there[group] and abs(sizes[group] - share * balance.size) <= 1
 
 
 @given(balances())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import unescape
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(storage, "a", [*people, broken("broken", 10)], damage="the shard ends early")
     write_shard(storage, "a.edits-1", [*smile_rows(), tried(ODD, 9, SPECTACLES, target="smile", reason="realism", factor=2.0)])
     targets = met(read_state(RECIPE, storage, shards=["a"], later=["a.edits-1"]), RECIPE, yields(RECIPE, storage))
-    write_run(storage, RECIPE, targets, originals=10, accepted=5, rejected=4, quarantined=1)
+    write_run(storage, RECIPE, targets=targets, originals=10, accepted=5, rejected=4, quarantined=1)
     assert write_documents(str(out)) == str(out / "report.html")
     return out
 
@@ -188,7 +188,7 @@ def test_croissant_describes_every_column_and_reads_the_manifests_by_that(output
     assert (kinds.count(b"original"), kinds.count(b"edit")) == (10, 9)
 
 
-def written(folder: Path, recipe: Recipe, shards: dict[str, Sequence[Row]], **counts: int) -> str:
+def written(folder: Path, recipe: Recipe, shards: Mapping[str, Sequence[Row]], **counts: int) -> str:
     """Write an output and its documents; return the text of the page."""
     storage = Storage(str(folder))
     for name, rows in shards.items():

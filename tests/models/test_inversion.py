@@ -123,8 +123,12 @@ def test_what_cannot_be_divided_among_pictures_is_made_for_each_part() -> None:
     whole = plain(3)
     made = [whole.take(rows).once("words", lambda rows=rows: {"rows": rows}) for rows in ([0, 1], [1], [0, 1])]  # type: ignore[misc]
     assert made == [{"rows": [0, 1]}, {"rows": [1]}, {"rows": [0, 1]}]
-    short = [whole.take(rows).once("mean", lambda rows=rows: torch.tensor([float(sum(rows)), 0, 0, 0])) for rows in ([0, 1], [2])]  # type: ignore[misc]
-    assert [one[0] for one in short] == [1, 2]
+    sums = [_part_sum(whole, rows) for rows in ([0, 2], [2], [0])]
+    assert [one.tolist() for one in sums] == [[2.0] * 4, [2.0] * 4, [0.0] * 4]
+
+
+def _part_sum(whole: Inversion, rows: list[int]) -> Tensor:
+    return whole.take(rows).once("sum", lambda: torch.full((4,), float(sum(rows))))
 
 
 def test_an_edit_after_an_edit_changes_the_state_and_looks_at_no_picture_again() -> None:
