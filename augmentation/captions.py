@@ -55,13 +55,14 @@ def added(instruction: Instruction) -> str:
     if after[: len(before)] == before:
         return " ".join(after[len(before) :])
     left, more = [word for word in before if word not in ARTICLES], list[str]()
+    words = iter(left.copy())
+    if all(word in words for word in after if word not in ARTICLES):  # all was said before, in this order
+        return ""
     for word in after:
         if left and word == left[0]:
             left.pop(0)
         elif word not in ARTICLES or more:
             more.append(word)
-    if not more:
-        return ""
     return shown_after(instruction) if left or more[-1] in ARTICLES else " ".join(more)
 
 

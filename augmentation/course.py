@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -149,5 +150,5 @@ def _fits(storage: Storage, networks: str) -> bool:
     try:
         with np.load(io.BytesIO(storage.read(REALISM_FILE)), allow_pickle=False) as found:
             return str(found["networks"]) == networks
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return False

@@ -92,7 +92,13 @@ def _read_yaml(path: str, part: str = "") -> object:
         raise RecipeError(f"{where}no such file; it takes a YAML file such as {like}") from None
     except IsADirectoryError:
         raise RecipeError(f"{where}is a folder, expected a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, ImportError) as error:
+        raise RecipeError(f"{where}cannot be read: {type(error).__name__}: {error}") from None
+    except ValueError as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise RecipeError(f"{where}not valid YAML: {error}") from None
+        raise RecipeError(f"{where}cannot be read: {error}") from None
+    except yaml.YAMLError as error:
         raise RecipeError(f"{where}not valid YAML: {' '.join(str(error).split())}") from None
 
 

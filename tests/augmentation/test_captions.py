@@ -145,3 +145,9 @@ def test_the_caption_of_an_edit(edit: Edit, caption: str, gone: list[str], expec
 
 def test_a_picture_without_a_caption_is_described_by_its_labels() -> None:
     assert described({"smile": True, "hat": False, "hair_blond": True}) == "smile, hair blond" and described({}) == ""
+
+
+def test_a_removal_adds_nothing_to_a_caption() -> None:
+    removal = Instruction(name="no_smile", source="a face", target="a smiling face", strength=-1, expects={"smile": False})
+    assert added(removal) == ""
+    assert rewritten("a smiling face with glasses", Edit(name="no_smile", instructions=(removal,)), ["smiling"]) == "a face with glasses"

@@ -365,3 +365,8 @@ def test_what_decides_on_the_bytes_is_plain_and_tells_recipes_apart(tmp_path: Pa
     contents = [yaml.safe_dump(read(tmp_path, f"{PLAIN}{one}").content()) for one in more]
     assert len(set(contents)) == len(contents)
     assert yaml.safe_dump(read(tmp_path, PLAIN).content()) == contents[0]
+
+
+def test_a_recipe_at_a_place_that_nobody_can_read_is_refused() -> None:
+    with pytest.raises(RecipeError, match="--recipe s4://bucket/recipe.yaml: cannot be read"):
+        load_recipe("s4://bucket/recipe.yaml", instructions=parse_instructions)
