@@ -11,9 +11,13 @@ BITS = 56
 
 
 def weighted_order(edits: Iterable[Edit], labels: Mapping[str, bool], chance_of: Callable[[Edit], float]) -> list[Edit]:
-    """Return edits drawn one after the other by their weights (Efraimidis and Spirakis 2006), without those whose result is there."""
-    useful = [edit for edit in edits if not shows(edit, labels)]
-    return sorted(useful, key=lambda edit: -(chance_of(edit) ** (1 / edit.weight)))
+    """Return edits drawn one after the other by their weights, without those whose result is there."""
+    return sorted((edit for edit in edits if not shows(edit, labels)), key=lambda edit: -rank(edit, chance_of(edit)))
+
+
+def rank(edit: Edit, drawn: float) -> float:
+    """Return what decides who comes first when edits are drawn by their weights: the largest (Efraimidis and Spirakis 2006)."""
+    return drawn ** (1 / edit.weight)
 
 
 def shows(edit: Edit, labels: Mapping[str, bool]) -> bool:

@@ -14,7 +14,7 @@ from augmentation.choice import chance
 from augmentation.edits import Edit
 from augmentation.plan import recipe_of
 from augmentation.quotas import Person, State, plan_round, read_state
-from augmentation.recipe import Recipe, RecipeError
+from augmentation.recipe import CLASSIFIER, Recipe, RecipeError
 from augmentation.rows import DRAWN, UNLABELLED, read_rows
 from augmentation.wish import REALISM_FILE, AugmentWish, ShardPlan, name_of, plan_path
 from augmentation.yields import met, total, yields
@@ -43,6 +43,8 @@ class AugmentCourse:
         self._recipe: Recipe = recipe_of(plan)
         self._later: list[str] = []
         self._round = 0
+        self._state: State | None = None
+        """What the last round left; None without targets."""
 
     def trial(self, plan: JobPlan) -> JobPlan:
         """Return a plan by which a batch can be tried without labels: with one edit of each sample where the recipe asks for targets."""
@@ -63,7 +65,7 @@ class AugmentCourse:
 
     def after(self, plan: JobPlan, storage: Storage) -> JobPlan | None:
         """Return the next round of edits; None where every target is met, or nobody is left to try."""
-        if not self._round:
+        if not self._round and self._recipe.labels != CLASSIFIER:
             _check_labels(storage, self._recipe)
         if not self._recipe.planned:
             self._forget_others(plan, storage)
@@ -72,7 +74,7 @@ class AugmentCourse:
             self._later += [shard.name for shard in plan.shards]
         else:
             self._first = plan
-        state = self._state(storage)
+        state = self._state = self._read(storage)
         wanted = plan_round(self._recipe, state, self._chance) if self._round < MOST_ROUNDS else {}
         if not wanted:
             self._forget_others(self._first, storage)
@@ -99,7 +101,7 @@ class AugmentCourse:
     def record(self, plan: JobPlan, storage: Storage) -> Mapping[str, object]:
         """Return recipe, yields and targets for run.json, and say what is missing."""
         made = yields(self._recipe, storage)
-        targets = met(self._state(storage), self._recipe, made) if self._recipe.planned else []
+        targets = [] if self._state is None else met(self._state, self._recipe, made)
         for one in targets:
             if one["missing"]:
                 say(f"WARNING: {one['target']}: {one['missing']} of {one['wanted']} are missing: {one['why']}")
@@ -107,7 +109,7 @@ class AugmentCourse:
             say("every target is met exactly")
         return {"augmentation": {"recipe": self._recipe.content(), "yields": made, "targets": targets, "rounds": self._round}}
 
-    def _state(self, storage: Storage) -> State:
+    def _read(self, storage: Storage) -> State:
         return read_state(self._recipe, storage, shards=[shard.name for shard in self._first.shards], later=self._later)
 
     def _chance(self, person: Person, edit: Edit) -> float:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-import jinja2
-
 from augmentation.report import write_report
 from augmentation.rows import AUGMENTED, MORE
 from pipeline.croissant import MEANINGS, Layout, write_croissant
-from pipeline.dataset_card import CARD, size_category, title_of
+from pipeline.dataset_card import CARD, card_template, size_category, title_of
 from pipeline.storage import Storage
 
 DIFFERENT = {
@@ -56,9 +54,7 @@ def card(record: Mapping[str, object]) -> str:
     counts, pack, augmentation = record["counts"], record["pack"], record["augmentation"]
     assert isinstance(counts, dict) and isinstance(pack, dict) and isinstance(augmentation, dict)
     samples = sum(int(counts.get(name, 0)) for name in ("originals", "accepted", "drawn"))
-    loader = jinja2.PackageLoader("augmentation", "templates")
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("augmented_card.md.j2").render(
+    return card_template("augmentation", "augmented_card.md.j2").render(
         record=record, counts={name: counts.get(name, 0) for name in ("originals", "accepted", "rejected", "drawn", "quarantined")},
         samples=samples, pack=pack, title=title_of(record), about=about(record), recipe=augmentation["recipe"],
         yields=augmentation["yields"], targets=augmentation["targets"], size_category=size_category(samples),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Mapping
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline import batch
 from pipeline.images import ImageHWC
 from pipeline.sample import Sample
 
-PNG_LEVEL = 4
 CAPTION_EXTS = ("txt", "caption")
 JSON_EXT, CAPTION_EXT, PICTURE_EXT = "json", "txt", "png"
 ORIGIN = "hyperedit"
@@ -24,9 +22,7 @@ def png(picture: ImageHWC, origin: Mapping[str, object]) -> bytes:
     text = PngInfo()
     text.add_text("synthetic", str(bool(origin["synthetic"])).lower())
     text.add_itxt(ORIGIN, json.dumps(origin, ensure_ascii=False, sort_keys=True))
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=PNG_LEVEL, pnginfo=text)
-    return buffer.getvalue()
+    return batch.png(picture, text)
 
 
 def as_json(content: Mapping[str, object]) -> bytes:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from augmentation.choice import shows
+from augmentation.choice import rank, shows
 from augmentation.edits import Edit
 from augmentation.recipe import Balance, Group, Recipe, RecipeError
 from augmentation.rows import EDIT, ORIGINAL, read_rows
-from augmentation.wish import LATER_ROUND, Cell, ShardPlan, read_plan
+from augmentation.wish import Cell, ShardPlan, read_plan
 from pipeline.ledger import read_record
 from pipeline.manifest import OK, QUARANTINED
+from pipeline.shard_list import LATER_ROUND
 from pipeline.storage import Storage
 
 
@@ -30,6 +32,9 @@ class Person:
     labels: frozenset[str]
 
 
+T = TypeVar("T")
+ROUNDING = 1e-9
+"""What a product of shares may be off by."""
 Chance = Callable[[Person, Edit], float]
 """Gives a number in [0, 1) that depends on who and what alone."""
 
@@ -120,12 +125,8 @@ def group_sizes(balance: Balance, there: Mapping[Group, int]) -> dict[Group, int
             )
     if balance.size is None:
         least = max((there[group] / share for group, share in balance.shares if share), default=0.0)
-        return {group: max(there[group], math.ceil(least * share - 1e-9)) for group, share in balance.shares}
-    exact = {group: balance.size * share for group, share in balance.shares}
-    sizes = {group: math.floor(size + 1e-9) for group, size in exact.items()}
-    by_rest = sorted(exact, key=lambda group: sizes[group] - exact[group])
-    for group in by_rest[: balance.size - sum(sizes.values())]:
-        sizes[group] += 1
+        return {group: max(there[group], math.ceil(least * share - ROUNDING)) for group, share in balance.shares}
+    sizes = apportioned({group: balance.size * share for group, share in balance.shares}, balance.size)
     for group, size in sizes.items():
         if there[group] > size:
             enough = max(math.ceil(there[each] / share) for each, share in balance.shares if share)
@@ -162,7 +163,7 @@ def _tries(recipe: Recipe, state: State, target: Target, *, chance_of: Chance) -
             continue
         edits = [edit for edit in recipe.edits if edit.name not in done and leads_to(edit, person, target)]
         if edits:
-            best = max(edits, key=lambda edit: chance_of(person, edit) ** (1 / edit.weight))
+            best = max(edits, key=lambda edit: rank(edit, chance_of(person, edit)))
             found.setdefault(person.shard, []).append((person.index, best.name))
     return found
 
@@ -182,9 +183,16 @@ def quotas(wanted: int, available: Mapping[str, int]) -> dict[str, int]:
     total = sum(available.values())
     if wanted >= total:
         return dict(available)
-    exact = {shard: wanted * count / total for shard, count in available.items()}
-    shares = {shard: math.floor(share) for shard, share in exact.items()}
-    by_rest = sorted(exact, key=lambda shard: (shares[shard] - exact[shard], shard))
-    for shard in by_rest[: wanted - sum(shares.values())]:
-        shares[shard] += 1
-    return shares
+    return apportioned({shard: wanted * count / total for shard, count in sorted(available.items())}, wanted)
+
+
+def apportioned(exact: Mapping[T, float], total: int) -> dict[T, int]:
+    """Return whole numbers near the exact ones that add up to `total`: rounded down, and one more where most was cut off.
+
+    (Largest remainders; equal ones in the order given.)
+    """
+    whole = {name: math.floor(value + ROUNDING) for name, value in exact.items()}
+    by_rest = sorted(exact, key=lambda name: whole[name] - exact[name])
+    for name in by_rest[: total - sum(whole.values())]:
+        whole[name] += 1
+    return whole

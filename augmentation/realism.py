@@ -56,6 +56,11 @@ class Realism:
             return cls(mean_E=found["mean"], whitening_EE=found["whitening"], unit=float(found["unit"]), networks=str(found["networks"]))
 
 
+def distances_of(realism: Realism | None, features_NE: Tensor | None, *, count: int) -> list[float] | list[None]:
+    """Return the distance of each of `count` pictures; None where there are no statistics or no features."""
+    return [None] * count if realism is None or features_NE is None else realism.distances(features_NE)
+
+
 def statistics(features_NE: FloatArray, further_NE: FloatArray, *, networks: str) -> Realism:
     """Return the statistics of some features, the unit from others."""
     from sklearn.covariance import LedoitWolf  # a second to import, and only this needs it

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from augmentation.choice import chance
 from augmentation.rows import DRAWN, EDIT, ORIGINAL, REJECTED, read_rows
-from pipeline.ledger import Record, read_record
+from pipeline.ledger import Record
 from pipeline.manifest import OK, QUARANTINED
-from pipeline.resume import finished_shards
+from pipeline.report_data import sound_records
 from pipeline.storage import Storage
 
 SHOWN = 12
@@ -132,10 +132,7 @@ def _example(shard: str, row: Row) -> Example | None:
 def read_augmented(storage: Storage) -> Augmented:
     """Read everything about an augmentation but its pictures; only shards with a ledger record count."""
     found = Augmented(facts=json.loads(storage.read("run.json")))
-    for shard in sorted(finished_shards(storage)):
-        record = read_record(storage, shard)
-        if record is None:
-            raise ValueError(f"{storage.url}/ledger/{shard}.json: not a ledger record; run the job again, it repairs the shard")
+    for shard, record in sound_records(storage):
         found.ledger[shard] = record
         if f"manifests/{shard}.parquet" in record.files:
             for row in read_rows(storage, shard, COLUMNS):

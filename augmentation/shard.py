@@ -14,10 +14,10 @@ import torch
 
 from augmentation.choice import chance, weighted_order
 from augmentation.drawn import draw
-from augmentation.edits import Edit
-from augmentation.gates import REALISM
+from augmentation.edits import Edit, Gates
+from augmentation.gates import Measured, failing
 from augmentation.members import labels_in
-from augmentation.realism import Realism
+from augmentation.realism import Realism, distances_of
 from augmentation.recipe import CLASSIFIER
 from augmentation.rows import AUGMENTED, UNLABELLED
 from augmentation.samples import Maker
@@ -48,6 +48,10 @@ class AugmentShard:
         self._wish, self._recipe = wish, wish.recipe
         self._plan = read_plan(storage, shard) if wish.phase == "edits" else None
         self._left = [cell.quota for cell in self._plan.cells] if self._plan else []
+        self._asked: dict[int, list[tuple[int, str]]] = {}
+        for number, cell in enumerate(self._plan.cells if self._plan else ()):
+            for index, edit in cell.tries:
+                self._asked.setdefault(index, []).append((number, edit))
         self._shown: Counter[str] = Counter()
         asked = self._recipe.asks_realism and storage.exists(REALISM_FILE)
         self._statistics = Realism.from_npz(storage.read(REALISM_FILE)) if asked else None
@@ -88,6 +92,7 @@ class AugmentShard:
     def _drawn_at_once(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
         methods, drawn = maker.methods, self._recipe.drawn
         assert drawn is not None
+        gates = Gates(success=None, identity=None, collateral=None, realism=drawn.realism)
         seeds = [int(ready.sample.members[SEED_EXT]) for ready in batch]
         with clock.at("edit"):
             pictures = to_pixels_or_none(draw(methods.pack.generator(), seeds, truncation=drawn.truncation, device=methods.device))
@@ -95,14 +100,15 @@ class AugmentShard:
             zeros = np.zeros((methods.pack.size, methods.pack.size, 3), dtype=np.uint8)
             seen = methods.scorer.glance(to_tensor([zeros if one is None else one for one in pictures], device=methods.device))
             labels = labels_of(methods, seen, len(batch))
-            far = [None] * len(batch) if self._realism is None or seen.embedding_BE is None else self._realism.distances(seen.embedding_BE)
+            far = distances_of(self._realism, seen.embedding_BE, count=len(batch))
         finished: list[Finished | FailedSample] = []
         with clock.at("encode"):
             for ready, seed, picture, shown, distance in zip(batch, seeds, pictures, labels, far, strict=True):
                 if picture is None:
                     finished.append(ready.sample.failed(SampleFailure("edit", "the generator made values that are not finite numbers")))
                     continue
-                reason = REALISM if distance is not None and drawn.realism is not None and distance > drawn.realism else ""
+                measured = Measured(certainty=None, identity=None, collateral=None, realism=distance)
+                reason = failing(gates, measured, same_person=None) or ""
                 finished.append(maker.drawn(ready.sample, picture, shown, seed=seed, far=distance, reason=reason))
         return finished
 
@@ -154,32 +160,32 @@ class AugmentShard:
 
     def _planned(self, batch: Sequence[Ready], maker: Maker, clock: StageClock) -> list[Finished | FailedSample]:
         """Try what the plan asks of these samples, for each cell in order and no more than it still lacks."""
-        assert self._plan is not None
         left, _ = self._next
-        rows = {ready.sample.index: row for row, ready in enumerate(batch)}
-        queues = [self._queue(number, rows) if left[number] else [] for number in range(len(left))]
-        needed = sorted({want.row for queue in queues for want in queue})
-        place = {row: position for position, row in enumerate(needed)}
-        verdicts: list[Verdict] = []
+        asked = [[(cell, edit) for cell, edit in self._asked.get(ready.sample.index, ()) if left[cell]] for ready in batch]
+        needed = [(ready, wanted) for ready, wanted in zip(batch, asked, strict=True) if wanted]
+        finished: list[Finished | FailedSample] = []
         if needed:
-            window = Window([batch[row] for row in needed], maker.methods, realism=self._realism, clock=clock)
-            while wants := [want for number, queue in enumerate(queues) for want in queue[: left[number]]]:
-                queues = [queue[left[number] :] for number, queue in enumerate(queues)]
-                found = self._tried(window, [replace(want, row=place[want.row]) for want in wants], maker.methods)
-                for verdict in found:
-                    left[verdict.want.cell] -= not verdict.reason
-                verdicts += found
-            finished = self._finished(window, sorted(verdicts, key=lambda one: (one.want.row, one.want.cell)), maker=maker, clock=clock)
-        else:
-            finished = []
+            window = Window([ready for ready, _ in needed], maker.methods, realism=self._realism, clock=clock)
+            verdicts = self._filled([wanted for _, wanted in needed], window, maker.methods)
+            finished += self._finished(window, sorted(verdicts, key=lambda one: (one.want.row, one.want.cell)), maker=maker, clock=clock)
         return [*finished, *(Finished(key=ready.sample.key, members={}, rows=(), images=0) for ready in batch)]
 
-    def _queue(self, number: int, rows: Mapping[int, int]) -> list[Want]:
-        """Return what a cell of the plan may ask of a batch; `rows` are its samples' places by index."""
+    def _filled(self, asked: Sequence[Sequence[tuple[int, str]]], window: Window, methods: Methods) -> list[Verdict]:
+        """Try cell by cell what is asked of the samples of a window, as long as the cell lacks something; count what was kept."""
         assert self._plan is not None
-        cell = self._plan.cells[number]
-        tries = [(rows[index], name) for index, name in cell.tries if index in rows]
-        return [Want(row=row, edit=self._recipe.edit(name), cell=number, also=cell.also) for row, name in tries]
+        left, _ = self._next
+        queues: list[list[Want]] = [[] for _ in left]
+        for row, wanted in enumerate(asked):
+            for cell, edit in wanted:
+                queues[cell].append(Want(row=row, edit=self._recipe.edit(edit), cell=cell, also=self._plan.cells[cell].also))
+        verdicts: list[Verdict] = []
+        while wants := [want for cell, queue in enumerate(queues) for want in queue[: left[cell]]]:
+            queues = [queue[left[cell] :] for cell, queue in enumerate(queues)]
+            found = self._tried(window, wants, methods)
+            for verdict in found:
+                left[verdict.want.cell] -= not verdict.reason
+            verdicts += found
+        return verdicts
 
     def _finished(self, window: Window, verdicts: Sequence[Verdict], *, maker: Maker, clock: StageClock) -> list[Finished]:
         _, shown = self._next

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from augmentation.edits import Edit
 from augmentation.gates import Measured, certainty
-from augmentation.realism import Realism
+from augmentation.realism import Realism, distances_of
 from models.inversion import Inversion, joined
 from pipeline.attributes import DECISION
 from pipeline.edit import edit as edited_by
@@ -115,7 +115,7 @@ class Window:
         after = _rows(seen.probabilities_BA, len(tries))
         mirrored = _rows(None if scorer.attributes is None else scorer.attributes.probabilities(written_BCHW.flip(-1)), len(tries))
         identity = self._similarities([one.row for one in tries], seen.identity_BE)
-        far = [None] * len(tries) if self._realism is None or seen.embedding_BE is None else self._realism.distances(seen.embedding_BE)
+        far = distances_of(self._realism, seen.embedding_BE, count=len(tries))
         made = []
         for one, picture, probabilities, turned, alike, distance in zip(tries, pictures, after, mirrored, identity, far, strict=True):
             expects = {**one.edit.expects, **one.also}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from augmentation.recipe import Recipe
 from models.instruction import Instruction
-from pipeline.shard_list import LATER_ROUND as LATER_ROUND
 from pipeline.storage import Storage
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from augmentation.gates import REASONS
 from augmentation.quotas import State, Target, leads_to
 from augmentation.recipe import Recipe
 from augmentation.rows import DRAWN, EDIT, read_rows
-from pipeline.ledger import read_record
 from pipeline.manifest import OK
-from pipeline.resume import finished_shards
 from pipeline.storage import Storage
+from pipeline.summary import records
 
 
 @dataclass(kw_only=True)
@@ -47,11 +46,10 @@ class Yield:
 def yields(recipe: Recipe, storage: Storage) -> dict[str, dict[str, object]]:
     """Return the yield of each edit of a recipe, and of drawn pictures under their own name, from the manifests."""
     found = {edit.name: Yield() for edit in recipe.edits} | ({DRAWN: Yield()} if recipe.drawn is not None else {})
-    for shard in sorted(finished_shards(storage)):
-        record = read_record(storage, shard)
-        if record is None or f"manifests/{shard}.parquet" not in record.files:
+    for record in records(storage):
+        if f"manifests/{record.shard}.parquet" not in record.files:
             continue
-        for row in read_rows(storage, shard, ("kind", "instruction", "status", "reason", "factor")):
+        for row in read_rows(storage, record.shard, ("kind", "instruction", "status", "reason", "factor")):
             name = str(row["instruction"] if row["kind"] == EDIT else row["kind"])
             if name in found:
                 factor = row["factor"]

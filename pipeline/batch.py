@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from models.inversion import Inversion
@@ -223,9 +224,9 @@ def _edit_all(
             scores = methods.scorer.edit(source, written_BCHW, instruction, moments=_of(moments, instruction.name))
         with clock.at("encode"):
             for row, picture in enumerate(pictures):
-                png = _png(picture)
-                members[row][f"{instruction.name}.png"] = png
-                edited[row].append(Edited(instruction=instruction, image_sha256=hashlib.sha256(png).hexdigest(), scores=scores[row]))
+                data = png(picture)
+                members[row][f"{instruction.name}.png"] = data
+                edited[row].append(Edited(instruction=instruction, image_sha256=hashlib.sha256(data).hexdigest(), scores=scores[row]))
     return edited
 
 
@@ -238,9 +239,9 @@ def _finite_pixels(image_BCHW: Tensor, stage: str, what: str) -> list[ImageHWC]:
 
 def _kept(ready: Ready, inversion: Inversion, row: int, inverted: Sequence[ImageHWC], keep: frozenset[str]) -> dict[str, bytes]:
     """Return the members of one sample that do not depend on an instruction."""
-    members = {"aligned.png": _png(ready.aligned_HWC)}
+    members = {"aligned.png": png(ready.aligned_HWC)}
     if "inversion" in keep:
-        members["inversion.png"] = _png(inverted[row])
+        members["inversion.png"] = png(inverted[row])
     if "latents" in keep:
         buffer = io.BytesIO()
         np.save(buffer, inversion.state.latents_BLD[row].float().cpu().numpy(), allow_pickle=False)
@@ -307,7 +308,8 @@ def _entry(edited: Edited) -> dict[str, object]:
     }
 
 
-def _png(picture: ImageHWC) -> bytes:
+def png(picture: ImageHWC, text: PngInfo | None = None) -> bytes:
+    """Return a picture as a PNG file, with metadata if there are any; equal pictures give equal bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=PNG_LEVEL)
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=PNG_LEVEL, pnginfo=text)
     return buffer.getvalue()

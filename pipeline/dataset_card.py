@@ -26,7 +26,7 @@ def card(record: Mapping[str, object]) -> str:
     assert isinstance(counts, dict) and isinstance(scores, dict)
     instructions = record["instructions"]
     assert isinstance(instructions, list)
-    return _template().render(
+    return card_template("pipeline", "dataset_card.md.j2").render(
         record=record, counts=counts, pack=record["pack"], title=title_of(record), about=about(record), rows=_rows(instructions, scores),
         size_category=size_category(int(counts["samples"])), licence=_licence(record),
     )  # fmt: skip
@@ -82,7 +82,8 @@ def _licence(record: Mapping[str, object]) -> str:
     return str(pack.get("licence") or "not recorded")
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("pipeline", "templates")
+def card_template(package: str, name: str) -> jinja2.Template:
+    """Return the template of a card in a package's folder `templates`."""
+    loader = jinja2.PackageLoader(package, "templates")
     environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("dataset_card.md.j2")
+    return environment.get_template(name)

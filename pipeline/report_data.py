@@ -142,10 +142,7 @@ def read_run(storage: Storage) -> Run:
     if not storage.exists("run.json"):
         raise FileNotFoundError(f"{storage.url}: no run.json, so this is not the output of an edit job; name the folder given as --output")
     run = Run(facts=json.loads(storage.read("run.json")))
-    for name in sorted(finished_shards(storage)):
-        record = read_record(storage, name)
-        if record is None:
-            raise ValueError(f"{storage.url}/ledger/{name}.json: not a ledger record; run the job again, it repairs the shard")
+    for name, record in sound_records(storage):
         run.ledger[name] = record
         if f"manifests/{name}.parquet" in record.files:
             _add_manifest(run, name, _manifest(storage, name))
@@ -153,6 +150,15 @@ def read_run(storage: Storage) -> Run:
             shard = ShardMoments.from_npz(_read(storage, f"moments/{name}.npz"), where=f"{storage.url}/moments/{name}.npz")
             run.moments = shard if run.moments is None else run.moments.merge(shard)
     return run
+
+
+def sound_records(storage: Storage) -> Iterator[tuple[str, Record]]:
+    """Yield the shards that are finished, and their records. Raises ValueError for a record that is none."""
+    for name in sorted(finished_shards(storage)):
+        record = read_record(storage, name)
+        if record is None:
+            raise ValueError(f"{storage.url}/ledger/{name}.json: not a ledger record; run the job again, it repairs the shard")
+        yield name, record
 
 
 def _manifest(storage: Storage, name: str) -> pa.Table:

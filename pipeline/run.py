@@ -43,58 +43,6 @@ def say(text: str) -> None:
     print(f"edit: {text}", file=sys.stderr, flush=True)
 
 
-def dry_run(plan: JobPlan) -> dict[str, object]:
-    """Check the output too, print what would be done and return it."""
-    existed = Storage(plan.output).exists()
-    storage = open_output(plan.output)
-    try:
-        plan = _as_before(plan, storage)
-        resume = _resume(plan, storage)
-    finally:
-        storage.remove_if_empty(WORK)
-        if not existed:
-            storage.remove_if_empty("")
-    _announce(plan, resume)
-    return {"dry_run": True, "shards": len(plan.shards), "todo": len(resume.todo), "done": len(resume.done), "output": plan.output}
-
-
-def plan_job(plan: JobPlan, course: Course | None = None) -> dict[str, object]:
-    """Check the output too, try one batch of what is left to do on a worker, say what the whole would take and return it.
-
-    Raises ConfigError where no sample of that batch can be used.
-    """
-    offer_token()
-    found = dry_run(plan)
-    storage = Storage(plan.output)
-    todo = _resume(_as_before(plan, storage), storage).todo if storage.exists() else plan.shards
-    if not todo:
-        return {**found, "plan": True}
-    try:
-        cluster = connect()
-        pool = plan_pool(plan.config, cluster, shards=len(todo), of=len(plan.shards), worker_bytes=plan.worker_bytes)
-        say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}; trying a batch of {todo[0].url}")
-        tried = _probed((course or ONE_ROUND).trial(plan), todo[0], pool)
-    finally:
-        disconnect()
-    if not tried.samples:
-        raise ConfigError(f"--plan: none of the first {tried.failed} samples of {todo[0].url} can be used: {tried.reason}")
-    whole = estimate(tried, todo, workers=pool.max_workers)
-    say(
-        f"about {whole.samples} samples in {len(todo)} shards, {tried.failed} of the {tried.samples + tried.failed} tried could not be used"
-    )
-    say(f"about {whole.images} pictures at {whole.images_per_s:.3g} images/s by {pool.max_workers} worker(s): {duration(whole.seconds)}")
-    say(f"about {whole.output_bytes / 1e9:.3g} GB to write; {whole.worker_bytes / 2**30:.2f} GiB of memory for a worker")
-    return {**found, "plan": True, **dataclasses.asdict(whole), "workers": pool.max_workers}
-
-
-def _probed(plan: JobPlan, shard: Shard, pool: Pool) -> Probe:
-    from pipeline.stream import Reading, probe
-
-    config = plan.config
-    reading = Reading(limits=config.limits, image_ext=config.image_ext, align=config.align, first=0)
-    return probe(shard, settings=_settings(plan, "plan", pool), reading=reading, pool=pool)
-
-
 class Course(Protocol):
     """What a job does beside its first round of shards."""
 
@@ -140,6 +88,58 @@ class OneRound:
 
 
 ONE_ROUND = OneRound()
+
+
+def dry_run(plan: JobPlan) -> dict[str, object]:
+    """Check the output too, print what would be done and return it."""
+    existed = Storage(plan.output).exists()
+    storage = open_output(plan.output)
+    try:
+        plan = _as_before(plan, storage)
+        resume = _resume(plan, storage)
+    finally:
+        storage.remove_if_empty(WORK)
+        if not existed:
+            storage.remove_if_empty("")
+    _announce(plan, resume)
+    return {"dry_run": True, "shards": len(plan.shards), "todo": len(resume.todo), "done": len(resume.done), "output": plan.output}
+
+
+def plan_job(plan: JobPlan, course: Course = ONE_ROUND) -> dict[str, object]:
+    """Check the output too, try one batch of what is left to do on a worker, say what the whole would take and return it.
+
+    Raises ConfigError where no sample of that batch can be used.
+    """
+    offer_token()
+    found = dry_run(plan)
+    storage = Storage(plan.output)
+    todo = _resume(_as_before(plan, storage), storage).todo if storage.exists() else plan.shards
+    if not todo:
+        return {**found, "plan": True}
+    try:
+        cluster = connect()
+        pool = plan_pool(plan.config, cluster, shards=len(todo), of=len(plan.shards), worker_bytes=plan.worker_bytes)
+        say(f"Ray at {cluster.address}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs; {pool}; trying a batch of {todo[0].url}")
+        tried = _probed(course.trial(plan), todo[0], pool)
+    finally:
+        disconnect()
+    if not tried.samples:
+        raise ConfigError(f"--plan: none of the first {tried.failed} samples of {todo[0].url} can be used: {tried.reason}")
+    whole = estimate(tried, todo, workers=pool.max_workers)
+    say(
+        f"about {whole.samples} samples in {len(todo)} shards, {tried.failed} of the {tried.samples + tried.failed} tried could not be used"
+    )
+    say(f"about {whole.images} pictures at {whole.images_per_s:.3g} images/s by {pool.max_workers} worker(s): {duration(whole.seconds)}")
+    say(f"about {whole.output_bytes / 1e9:.3g} GB to write; {whole.worker_bytes / 2**30:.2f} GiB of memory for a worker")
+    return {**found, "plan": True, **dataclasses.asdict(whole), "workers": pool.max_workers}
+
+
+def _probed(plan: JobPlan, shard: Shard, pool: Pool) -> Probe:
+    from pipeline.stream import Reading, probe
+
+    config = plan.config
+    reading = Reading(limits=config.limits, image_ext=config.image_ext, align=config.align, first=0)
+    return probe(shard, settings=_settings(plan, "plan", pool), reading=reading, pool=pool)
 
 
 def run_job(plan: JobPlan, course: Course = ONE_ROUND) -> dict[str, object]:

@@ -34,23 +34,23 @@ TALLIED = ("originals", "accepted", "rejected", "drawn", "drawn_rejected", "unla
 
 def count_output(storage: Storage) -> dict[str, int]:
     """Add up the ledger: shards, damaged shards, samples, edited and quarantined ones, pictures written."""
-    records = list(_records(storage))
-    counts = {name: sum(record.counts.get(name, 0) for record in records) for name in ("samples", "images", "quarantined")}
+    found = list(records(storage))
+    counts = {name: sum(record.counts.get(name, 0) for record in found) for name in ("samples", "images", "quarantined")}
     return {
-        "shards": len(records),
-        "damaged_shards": sum(bool(record.damage) for record in records),
+        "shards": len(found),
+        "damaged_shards": sum(bool(record.damage) for record in found),
         "samples": counts["samples"],
         "edited": counts["samples"] - counts["quarantined"],
         "quarantined": counts["quarantined"],
         "images": counts["images"],
-        **{name: total for name in TALLIED if (total := sum(record.counts.get(name, 0) for record in records))},
+        **{name: total for name in TALLIED if (total := sum(record.counts.get(name, 0) for record in found))},
     }
 
 
 def mean_scores(storage: Storage) -> dict[str, dict[str, float]]:
     """Return the means of the scores of each instruction over all that has a value."""
     totals: dict[str, dict[str, tuple[float, int]]] = {}
-    for record in _records(storage):
+    for record in records(storage):
         path = f"manifests/{record.shard}.parquet"
         if path in record.files:
             _add(totals, pq.read_table(io.BytesIO(storage.read(path))))
@@ -71,7 +71,8 @@ def _add(totals: dict[str, dict[str, tuple[float, int]]], table: pa.Table) -> No
             columns[name] = (total + (pc.sum(values).as_py() or 0.0), count + len(values))
 
 
-def _records(storage: Storage) -> Iterator[Record]:
+def records(storage: Storage) -> Iterator[Record]:
+    """Yield the records of the shards that are finished, in order."""
     for name in sorted(finished_shards(storage)):
         record = read_record(storage, name)
         if record is not None:
