@@ -3,6 +3,8 @@
     python jobs/build_engines.py --pack packs/portraits64 --output out/engines --batch_size 16
     python jobs/edit_dataset.py --pack packs/portraits64 --backend tensorrt --batch_size 16 ...
 
+With --precision float16 (or bfloat16) the graphs round weights and activations where that is safe, and engines compute so.
+
 The graphs are those that a run with this inverter and editor has (docs/backends.md). The last line on standard output is JSON. Exit codes:
 0 every engine is in the cache, 3 the ONNX files are written and no engine was built because TensorRT cannot be used here, 1 a build failed
 (the ONNX files are written), 2 wrong arguments.
@@ -14,6 +16,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jsonargparse
 
@@ -21,7 +24,8 @@ from models.pack import Pack
 from models.pack_format import PackError, write_atomically
 from pipeline.backed import covered
 from pipeline.backends import check, speedup
-from trt_engines.export import OPSET, export
+from pipeline.precision import kind_of
+from trt_engines.export import export, opset_of
 from trt_engines.graphs import BackendError, Graph, Runner
 from trt_engines.runtime import load
 from trt_engines.tensorrt_api import load as load_tensorrt
@@ -39,6 +43,7 @@ class Options:
         batch_size: Pictures in one forward pass: that of the runs that will use the engines.
         inverter: Inverter of those runs; an encoder of the pack.
         editor: Editor of those runs; a HyperEditor of the pack.
+        precision: Precision of those runs.
     """
 
     pack: str
@@ -46,6 +51,7 @@ class Options:
     batch_size: int = 16
     inverter: str = "e4e"
     editor: str = "hypereditor"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 def say(text: str) -> None:
@@ -57,7 +63,8 @@ def graphs_of(pack: Pack, options: Options) -> tuple[Graph, ...]:
     """Return the graphs of a run. Raises PackError where it has none, or only some."""
     if options.batch_size < 1:
         raise PackError(f"--batch_size {options.batch_size}: expected 1 or more")
-    found = covered(pack.inverter(options.inverter), pack.editor(options.editor), pack.generator())
+    generator = pack.generator().halved(kind_of(options.precision))
+    found = covered(pack.inverter(options.inverter), pack.editor(options.editor), generator)
     if found.eager:
         raise PackError(f"--inverter {options.inverter} --editor {options.editor}: not all of it can be exported: {'; '.join(found.eager)}")
     return found.graphs
@@ -70,7 +77,7 @@ def write_graphs(graphs: tuple[Graph, ...], output: Path) -> dict[str, object]:
         exported = export(graph)
         write_atomically(output / f"{graph.name}.onnx", exported.data)
         listed[graph.name] = {
-            "file": f"{graph.name}.onnx", "sha256": exported.sha256, "opset": OPSET,
+            "file": f"{graph.name}.onnx", "sha256": exported.sha256, "opset": opset_of(graph),
             "inputs": {name: ["batch", *shape] for name, shape in graph.inputs.items()}, "outputs": list(graph.outputs),
         }  # fmt: skip
         say(f"{graph.name}: {len(exported.data) / 2**20:.1f} MiB of ONNX")
@@ -114,7 +121,9 @@ def main() -> int:
     except (PackError, BackendError, OSError) as error:
         print(f"build_engines: {error}", file=sys.stderr)
         return WRONG
-    result: dict[str, object] = {"output": str(options.output), "batch_size": options.batch_size, "graphs": listed}
+    result: dict[str, object] = {
+        "output": str(options.output), "batch_size": options.batch_size, "precision": options.precision, "graphs": listed,
+    }  # fmt: skip
     code = _add_engines(result, options)
     write_atomically(options.output / "graphs.json", (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps(result))

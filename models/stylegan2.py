@@ -160,6 +160,12 @@ class Generator(nn.Module):
             conv.halve(kind)
         return self
 
+    @property
+    def kind(self) -> torch.dtype | None:
+        """Return the half precision that convolutions run in, None for full precision."""
+        half = self.conv1.conv.half_weight
+        return None if half is None else half.dtype
+
     def mapping(self, z_BD: Tensor) -> Tensor:
         """Map normal noise z to w, both (B, D)."""
         return self.style(z_BD)
@@ -195,14 +201,14 @@ class Generator(nn.Module):
             expected = f"(B, {self.n_latents} or {len(self.layers)}, {self.style_dim})"
             raise ValueError(f"{self.size} px generator: latents must have shape {expected}, found {tuple(latents_BLD.shape)}")
         slots = [layer.latent if each == self.n_latents else layer.index for layer in self.layers]
-        if self.conv1.conv.half_weight is not None:
+        if self.kind is not None:
             latents_BLD = latents_BLD.to(self.conv1.conv.weight.dtype)
         with self._own_precision():
             return [conv.modulation(latents_BLD[:, slot]) for conv, slot in zip(self.convolutions(), slots, strict=True)]
 
     def _own_precision(self) -> AbstractContextManager[object]:
         """Return a context that keeps autocast out of a halved generator, which knows better what may be rounded."""
-        return nullcontext() if self.conv1.conv.half_weight is None else torch.autocast(self.input.input.device.type, enabled=False)
+        return nullcontext() if self.kind is None else torch.autocast(self.input.input.device.type, enabled=False)
 
     def convolutions(self) -> list[ModulatedConv]:
         """Return the modulated convolutions in output order; the offset of output index i applies to the weight of the i-th."""
@@ -215,7 +221,7 @@ class Generator(nn.Module):
         self._check(styles, offsets)
         noises = self._noises(noise)
         # Channels last: the transposed convolutions are twice as fast on a CPU.
-        start = self.input.input if self.conv1.conv.half_weight is None else self.input.input.to(self.conv1.conv.half_weight.dtype)
+        start = self.input.input if self.kind is None else self.input.input.to(self.kind)
         x = start.expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         with self._own_precision():
             return self._layers(0, x, None, styles, offsets, noises)

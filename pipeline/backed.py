@@ -20,6 +20,7 @@ from models.state import GeneratorState
 from models.stylegan2 import Generator
 from pipeline.backend_names import EAGER
 from pipeline.backends import choose
+from pipeline.precision import half_editor, half_inverter
 from trt_engines.editing_generator import offsets_of, shared_offsets
 from trt_engines.graphs import Graph, Runner, Tensors, encoder_graph, generator_graph, heads_graph, trunk_graph
 
@@ -102,12 +103,16 @@ class DrawingEditor(BackedEditor):
 
 
 def covered(inverter: Inverter, editor: Editor | None, generator: Generator) -> Covered:
-    """Return the graphs of a run: those of an encoder as inverter, of a HyperEditor, and of the generator after both."""
+    """Return the graphs of a run: those of an encoder as inverter, of a HyperEditor, and of the generator after both.
+
+    All are in the precision that the generator runs in.
+    """
     graphs: list[Graph] = []
+    kind = generator.kind
     eager: list[str] = []
     encodes = isinstance(inverter, EncoderInverter)
     if isinstance(inverter, EncoderInverter):
-        graphs.append(encoder_graph(inverter.encoder))
+        graphs.append(encoder_graph(inverter.encoder, kind))
     else:
         eager.append(f"inverter {inverter.name}: only encoders are graphs")
     if editor is None:
@@ -116,11 +121,11 @@ def covered(inverter: Inverter, editor: Editor | None, generator: Generator) -> 
         eager.append(f"editor {editor.name}: only a HyperEditor and its generator are graphs")
         return Covered(graphs=tuple(graphs), eager=tuple(eager))
     try:
-        drawn = generator_graph(generator, editor.hypernetwork)
+        drawn = generator_graph(generator, editor.hypernetwork, kind)
     except ValueError as error:
         eager.append(f"editor {editor.name}: {error}")
         return Covered(graphs=tuple(graphs), eager=tuple(eager))
-    graphs += [trunk_graph(editor.hypernetwork), heads_graph(editor.hypernetwork)]
+    graphs += [trunk_graph(editor.hypernetwork, kind), heads_graph(editor.hypernetwork, kind)]
     if encodes:
         graphs.append(drawn)
     else:
@@ -129,9 +134,14 @@ def covered(inverter: Inverter, editor: Editor | None, generator: Generator) -> 
 
 
 def on_backend(inverter: Inverter, editor: Editor | None, generator: Generator, *, wanted: str, device: str, batch_size: int) -> Backed:
-    """Return what a run uses under `--backend wanted`, and say once what stays eager. Raises BackendError with the reason."""
+    """Return what a run uses under `--backend wanted`, and say once what stays eager. Raises BackendError with the reason.
+
+    The generator says the precision: where it was halved, the networks of inverter and editor compute in half precision too.
+    """
+    kind = generator.kind
+    half = half_inverter(inverter, kind, device=device), half_editor(editor, kind, device=device)
     if wanted == EAGER:
-        return Backed(inverter=inverter, editor=editor, backend=f"torch-{device}")
+        return Backed(inverter=half[0], editor=half[1], backend=f"torch-{device}")
     found = covered(inverter, editor, generator)
     choice = choose(wanted, found.graphs, device=device, batch_size=batch_size)
     notes = (*choice.notes, *(f"--backend {wanted}: stays eager: {reason}" for reason in found.eager))
@@ -139,13 +149,14 @@ def on_backend(inverter: Inverter, editor: Editor | None, generator: Generator, 
         print(f"WARNING: {note}", file=sys.stderr, flush=True)
     graphs: dict[str, Graph] = {graph.name: graph for graph in found.graphs}
     runners = choice.runners
+    inverting, editing = half
     if "encoder" in runners:
         assert isinstance(inverter, EncoderInverter)
-        inverter = BackedInverter(inverter, runners["encoder"])
+        inverting = BackedInverter(inverter, runners["encoder"])
     if isinstance(editor, HyperEditorEditor) and runners.keys() & {"trunk", "heads", "generator"}:
-        editor = (DrawingEditor if "generator" in runners else BackedEditor)(editor, graphs, runners)
+        editing = (DrawingEditor if "generator" in runners else BackedEditor)(editor, graphs, runners)
     return Backed(
-        inverter=inverter, editor=editor, backend=_name(choice.name, runners, found, device=device), used=choice.name, notes=notes
+        inverter=inverting, editor=editing, backend=_name(choice.name, runners, found, device=device), used=choice.name, notes=notes
     )
 
 

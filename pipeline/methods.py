@@ -14,12 +14,12 @@ from models.inverters import Inverter
 from models.pack import Pack
 from models.stylegan2 import Generator
 from pipeline.backed import on_backend
-from pipeline.backend_names import AUTO, EAGER
+from pipeline.backend_names import AUTO
 from pipeline.batch_probe import fitting_batch
 from pipeline.edit import edit
 from pipeline.invert import invert
 from pipeline.manifest import Method
-from pipeline.precision import best, check, in_precision
+from pipeline.precision import best, check, half_editor, half_inverter, kind_of
 from pipeline.precision_names import FLOAT32, Precision, needs_float32
 from pipeline.score import Scorer
 from pipeline.settings import Running
@@ -56,21 +56,20 @@ def load_methods(
     """
     scorer = Scorer(pack, device=device, allow_lpips_download=allow_lpips_download)  # first: it may fetch what others then use
     precision = _precision(running, inverter=inverter, editor=editor, device=device)
-    plain = pack.inverter(inverter, inverter_settings), pack.editor(editor, editor_settings) if editor is not None else None
-    for method in plain:
+    inverting, editing = pack.inverter(inverter, inverter_settings), pack.editor(editor, editor_settings) if editor is not None else None
+    for method in (inverting, editing):
         lay_out(method)
-    inverting, editing = in_precision(pack, *plain, precision=precision, device=device)
+    kind = kind_of(precision)
+    pack.generator().halved(kind)
     batch_size = running.batch_size
     if batch_size == AUTO:
-        batch_size = _fitting(pack, inverting, editing, scorer, instructions=instructions, device=device, part=part)
-    backend, notes = running.backend, tuple[str, ...]()
-    if backend == AUTO and precision != FLOAT32:
-        backend, notes = EAGER, (f"--backend auto takes eager: the graphs of other backends are float32, this run is {precision}",)
-    run = on_backend(inverting, editing, pack.generator(), wanted=backend, device=device, batch_size=int(batch_size))
+        half = half_inverter(inverting, kind, device=device), half_editor(editing, kind, device=device)
+        batch_size = _fitting(pack, *half, scorer, instructions=instructions, device=device, part=part)
+    run = on_backend(inverting, editing, pack.generator(), wanted=running.backend, device=device, batch_size=int(batch_size))
     names = Method(inverter=inverter, editor=editor or "", backend=run.backend if precision == FLOAT32 else f"{run.backend} {precision}")
     return Methods(
         pack=pack, inverter=run.inverter, editor=run.editor, scorer=scorer, names=names, device=device,
-        running=replace(running, backend=run.used, precision=precision, batch_size=int(batch_size)), backend_notes=(*notes, *run.notes),
+        running=replace(running, backend=run.used, precision=precision, batch_size=int(batch_size)), backend_notes=run.notes,
     )  # fmt: skip
 
 

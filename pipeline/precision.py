@@ -1,6 +1,7 @@
 """Half precision in a run: the generator's convolutions by `Generator.halved`, encoders and hypernetworks under autocast.
 
-Latents and weight offsets stay float32 between them; what optimises or takes gradients runs in float32 only.
+Latents and weight offsets stay float32 between them; what optimises or takes gradients runs in float32 only. Graphs of other backends
+round for themselves (`trt_engines/half.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from models.editors import Editor
 from models.instruction import Instruction
 from models.inversion import Inversion
 from models.inverters import Inverter
-from models.pack import Pack
 from models.state import AnyOffset, FactorisedOffset, GeneratorState
 from pipeline.precision_names import FLOAT32, Precision
 from trt_engines.graphs import BackendError
@@ -63,14 +63,19 @@ class HalfEditor:
             return full(self._plain.edit(inversion, instruction))
 
 
-def in_precision(pack: Pack, inverter: Inverter, editor: Editor | None, *, precision: str, device: str) -> tuple[Inverter, Editor | None]:
-    """Return both in a precision, and put the pack's generator into it, which it stays in."""
-    if precision == FLOAT32:
-        return inverter, editor
-    kind = HALVES[precision]
-    pack.generator().halved(kind)
-    half = HalfEditor(editor, device=device, kind=kind) if editor is not None else None
-    return HalfInverter(inverter, device=device, kind=kind), half
+def kind_of(precision: str) -> torch.dtype | None:
+    """Return the half precision of that name; None for float32."""
+    return HALVES.get(precision)
+
+
+def half_inverter(inverter: Inverter, kind: torch.dtype | None, *, device: str) -> Inverter:
+    """Return an inverter whose networks compute in `kind`, None for as it is."""
+    return inverter if kind is None else HalfInverter(inverter, device=device, kind=kind)
+
+
+def half_editor(editor: Editor | None, kind: torch.dtype | None, *, device: str) -> Editor | None:
+    """Return an editor whose networks compute in `kind`, None for as it is."""
+    return editor if kind is None or editor is None else HalfEditor(editor, device=device, kind=kind)
 
 
 def full(state: GeneratorState) -> GeneratorState:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from models.editor_names import TEXT_OPTIMISERS
 from models.inverter_names import OPTIMISERS
-from pipeline.backend_names import AUTO, EAGER
+from pipeline.backend_names import AUTO, per_graph
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 FLOAT32: Precision = "float32"
@@ -16,8 +16,8 @@ GRADIENT_EDITORS = (*TEXT_OPTIMISERS, "stylemc")
 
 def needs_float32(*, backend: str, inverter: str, editor: str | None) -> str | None:
     """Return why a run has to be in float32, if so."""
-    if backend not in (AUTO, EAGER):
-        return f"the graphs of --backend {backend} are float32; leave --backend out, or --precision"
+    if backend != AUTO and "onnxruntime" in per_graph(backend).values():
+        return "onnxruntime computes in float32 on CPUs; take --backend compile, or leave --precision out"
     for option, name, known in (("inverter", inverter, OPTIMISERS), ("editor", editor, GRADIENT_EDITORS)):
         if name in known:
             return f"--{option} {name} takes gradients through the generator; leave --precision out"

@@ -34,8 +34,8 @@ class Profile:
 class BuildSettings:
     """How to build an engine; every field is part of the cache's key.
 
-    `inputs` are names and shapes without the batch. The type of every value is what the ONNX graph says, float32; `tf32` lets the
-    builder round the factors of float32 products to 10 bits.
+    `inputs` are names and shapes without the batch. The type of every value is what the ONNX graph says, half precision too; `tf32`
+    lets the builder round the factors of float32 products to 10 bits.
     """
 
     inputs: tuple[tuple[str, tuple[int, ...]], ...]

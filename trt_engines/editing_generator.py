@@ -19,88 +19,127 @@ from models.layers import EPSILON
 from models.modulated_conv import ModulatedConv
 from models.refinement import SeparableKernel
 from models.state import FactorisedOffset
-from models.stylegan2 import GAIN, Generator, StyledConv, ToRGB
+from models.stylegan2 import CLAMP, GAIN, Generator, StyledConv, ToRGB
 
 
 class _Styled(nn.Module):
-    """What all convolutions share: the style of a latent slot, scaled as the convolution wants it."""
+    """What all convolutions share: the style of a latent slot, scaled as the convolution wants it, and kernels in the convolution's type.
 
-    def __init__(self, conv: ModulatedConv) -> None:
-        super().__init__()
-        linear = conv.modulation
-        self.slot = conv.layer.latent
-        self.register_buffer("style_weight", (linear.weight * (linear.scale * conv.scale)).T.contiguous())
-        self.register_buffer("style_bias", linear.bias * (linear.lr_mul * conv.scale))
+    In half precision (`kind`) kernels are stored with at most 1 / sqrt(fan-in) per output channel and styles divided to at most 1 per
+    picture; `scale` returns what a caller multiplies in for both, in float32, where its factors are.
+    """
 
     style_weight: Tensor
     style_bias: Tensor
+    peak: Tensor
+
+    def __init__(self, conv: ModulatedConv, kind: torch.dtype | None) -> None:
+        super().__init__()
+        linear = conv.modulation
+        self.slot, self.kind = conv.layer.latent, kind
+        self.register_buffer("style_weight", (linear.weight * (linear.scale * conv.scale)).T.contiguous())
+        self.register_buffer("style_bias", linear.bias * (linear.lr_mul * conv.scale))
+        peak_O = conv.weight[0].abs().amax((1, 2, 3)).clamp_min(EPSILON) / conv.scale
+        self.register_buffer("peak", peak_O if kind is not None else torch.ones_like(peak_O))
 
     def style(self, latents_BLD: Tensor) -> Tensor:
         """Return the style (B, I) of this convolution."""
         return latents_BLD[:, self.slot] @ self.style_weight + self.style_bias
 
+    def stored(self, weight_OIkk: Tensor) -> Tensor:
+        """Return a kernel in the convolution's type."""
+        return weight_OIkk.clone() if self.kind is None else (weight_OIkk / self.peak[:, None, None, None]).to(self.kind)
+
+    def fitted(self, factor_BI: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return factors of the activations that half precision can hold, and what they were divided by (B, 1); as they are in float32."""
+        if self.kind is None:
+            return factor_BI, None
+        peak_B1 = factor_BI.abs().amax(1, keepdim=True).clamp_min(EPSILON)
+        return factor_BI / peak_B1, peak_B1
+
+    def times(self, x_BCHW: Tensor, factor_BC: Tensor) -> Tensor:
+        """Return features times a factor per channel, in the features' type."""
+        return x_BCHW * (factor_BC if self.kind is None else factor_BC.to(self.kind))[:, :, None, None]
+
+    def scale(self, factor_BO: Tensor, peak_B1: Tensor | None) -> Tensor:
+        """Return a factor (B, O) with what `stored` and `fitted` divided by multiplied in."""
+        return factor_BO if peak_B1 is None else factor_BO * (peak_B1 * self.peak)
+
 
 class _Conv(_Styled):
     """A demodulated convolution with noise, bias and leaky ReLU, and no offset."""
-
-    def __init__(self, styled: StyledConv, noise: Tensor) -> None:
-        super().__init__(styled.conv)
-        self.up = styled.conv.layer.upsample
-        theta_OIkk = styled.conv.weight[0]
-        self.register_buffer("theta", self._kernel(theta_OIkk))
-        self.register_buffer("shift", (styled.noise.weight * noise + styled.activate.bias[:, None, None]) * GAIN)
-        self.register_buffer("norms", theta_OIkk.square().sum(dim=(2, 3)).T.contiguous())
-        if self.up:
-            self.register_buffer("blur", styled.conv.blur.kernel.expand(len(theta_OIkk), 1, 4, 4).clone())
 
     theta: Tensor
     shift: Tensor
     norms: Tensor
     blur: Tensor
 
+    def __init__(self, styled: StyledConv, noise: Tensor, kind: torch.dtype | None) -> None:
+        super().__init__(styled.conv, kind)
+        self.up = styled.conv.layer.upsample
+        theta_OIkk = styled.conv.weight[0]
+        self.register_buffer("theta", self._kernel(theta_OIkk))
+        shift = (styled.noise.weight * noise + styled.activate.bias[:, None, None]) * GAIN
+        self.register_buffer("shift", shift.to(self.theta.dtype))
+        self.register_buffer("norms", theta_OIkk.square().sum(dim=(2, 3)).T.contiguous())
+        if self.up:
+            self.register_buffer("blur", styled.conv.blur.kernel.expand(len(theta_OIkk), 1, 4, 4).to(self.theta.dtype, copy=True))
+
     def _kernel(self, weight_OIkk: Tensor) -> Tensor:
         """Return a kernel as its convolution takes it: turned round here, a large one would be turned round in the graph."""
-        return (weight_OIkk.transpose(0, 1) if self.up else weight_OIkk).clone(memory_format=torch.contiguous_format)
+        stored = self.stored(weight_OIkk)
+        return (stored.transpose(0, 1) if self.up else stored).clone(memory_format=torch.contiguous_format)
 
     def convolve(self, x_BIHW: Tensor, kernel: Tensor) -> Tensor:
         """Convolve; 3x3 transposed convolutions give 2H + 1 rows."""
         return F.conv_transpose2d(x_BIHW, kernel, stride=2) if self.up else F.conv2d(x_BIHW, kernel, padding=1)
 
-    def finish(self, y_BOHW: Tensor, power_BO: Tensor) -> Tensor:
-        """Blur where the picture grew, demodulate by the squared norms, add noise and bias, and activate."""
-        if self.up:  # blur and demodulation commute: one blur, after all branches were added
+    def demodulation(self, power_BO: Tensor, peak_B1: Tensor | None) -> Tensor:
+        """Return the factor (B, O) of a branch: one over the norm, the gain, and what scales half precision back."""
+        return self.scale((power_BO + EPSILON).rsqrt() * GAIN, peak_B1)
+
+    def finish(self, y_BOHW: Tensor) -> Tensor:
+        """Blur where the picture grew, add noise and bias, and activate. Branches come demodulated: that commutes with the blur."""
+        if self.up:  # one blur, after all branches were added
             y_BOHW = F.conv2d(y_BOHW, self.blur, padding=1, groups=self.blur.shape[0])
-        factor_BO = (power_BO + EPSILON).rsqrt() * GAIN
-        return F.leaky_relu(y_BOHW * factor_BO[:, :, None, None] + self.shift, 0.2)
+        out = F.leaky_relu(y_BOHW + self.shift, 0.2)
+        return out if self.kind is None else out.clamp(-CLAMP, CLAMP)
 
     def forward(self, x_BIHW: Tensor, latents_BLD: Tensor) -> Tensor:
         """Return (B, O, H, W)."""
         style_BI = self.style(latents_BLD)
-        y = self.convolve(x_BIHW * style_BI[:, :, None, None], self.theta)
-        return self.finish(y, style_BI.square() @ self.norms)
+        fitted_BI, peak_B1 = self.fitted(style_BI)
+        y = self.convolve(self.times(x_BIHW, fitted_BI), self.theta)
+        return self.finish(self.times(y, self.demodulation(style_BI.square() @ self.norms, peak_B1)))
 
 
 class _EditedConv(_Conv):
     """The same under an offset: three static convolutions."""
 
-    def __init__(self, styled: StyledConv, noise: Tensor, *, shared_OI: Tensor) -> None:
-        super().__init__(styled, noise)
-        self.register_buffer("theta_shared", self._kernel(styled.conv.weight[0] * shared_OI[:, :, None, None]))
-        self.register_buffer("norms_shared", self.norms * shared_OI.T)
-        self.register_buffer("norms_shared_squared", self.norms * shared_OI.T.square())
-
     theta_shared: Tensor
     norms_shared: Tensor
     norms_shared_squared: Tensor
 
+    def __init__(self, styled: StyledConv, noise: Tensor, kind: torch.dtype | None, *, shared_OI: Tensor) -> None:
+        super().__init__(styled, noise, kind)
+        # Half precision holds the product in the size of the weight.
+        self.shared_peak = max(1.0, float(shared_OI.abs().max())) if kind is not None else 1.0
+        self.register_buffer("theta_shared", self._kernel(styled.conv.weight[0] * (shared_OI / self.shared_peak)[:, :, None, None]))
+        self.register_buffer("norms_shared", self.norms * shared_OI.T)
+        self.register_buffer("norms_shared_squared", self.norms * shared_OI.T.square())
+
     def edited(self, x_BIHW: Tensor, latents_BLD: Tensor, strength_B1: Tensor, *, out_BO: Tensor, in_BI: Tensor) -> Tensor:
         """Return (B, O, H, W) under the offset `strength * (out in^T + shared)`."""
         style_BI = self.style(latents_BLD)
-        x = x_BIHW * style_BI[:, :, None, None]
+        fitted_BI, peak_B1 = self.fitted(style_BI)
+        inner_BI, inner_peak_B1 = self.fitted(in_BI)
         outer_BO = strength_B1 * out_BO
-        y = self.convolve(x, self.theta) + strength_B1[:, :, None, None] * self.convolve(x, self.theta_shared)
-        y = y + outer_BO[:, :, None, None] * self.convolve(x * in_BI[:, :, None, None], self.theta)
-        return self.finish(y, self._power(style_BI.square(), strength_B1, outer_BO=outer_BO, in_BI=in_BI))
+        factor_BO = self.demodulation(self._power(style_BI.square(), strength_B1, outer_BO=outer_BO, in_BI=in_BI), peak_B1)
+        x = self.times(x_BIHW, fitted_BI)
+        y = self.times(self.convolve(x, self.theta), factor_BO)
+        y = y + self.times(self.convolve(x, self.theta_shared), factor_BO * (strength_B1 * self.shared_peak))
+        varied_BO = factor_BO * (outer_BO if inner_peak_B1 is None else outer_BO * inner_peak_B1)
+        return self.finish(y + self.times(self.convolve(self.times(x, inner_BI), self.theta), varied_BO))
 
     def _power(self, square_BI: Tensor, strength_B1: Tensor, *, outer_BO: Tensor, in_BI: Tensor) -> Tensor:
         once_BI = square_BI * in_BI
@@ -112,48 +151,52 @@ class _EditedConv(_Conv):
 
 
 class _Colour(_Styled):
-    """Project features to RGB and add the enlarged picture of the resolution below."""
-
-    def __init__(self, to_rgb: ToRGB) -> None:
-        super().__init__(to_rgb.conv)
-        self.register_buffer("theta", to_rgb.conv.weight[0].clone())
-        self.register_buffer("bias", to_rgb.bias.clone())
-        if to_rgb.conv.layer.resolution > 4:
-            self.register_buffer("enlarge", to_rgb.upsample.kernel.expand(3, 1, 4, 4).clone())
+    """Project features to RGB and add the enlarged picture of the resolution below, in float32."""
 
     theta: Tensor
     bias: Tensor
     enlarge: Tensor
 
+    def __init__(self, to_rgb: ToRGB, kind: torch.dtype | None) -> None:
+        super().__init__(to_rgb.conv, kind)
+        self.register_buffer("theta", self.stored(to_rgb.conv.weight[0]))
+        self.register_buffer("bias", to_rgb.bias.clone())
+        if to_rgb.conv.layer.resolution > 4:
+            self.register_buffer("enlarge", to_rgb.upsample.kernel.expand(3, 1, 4, 4).clone())
+
     def forward(self, x_BIHW: Tensor, latents_BLD: Tensor, skip: Tensor | None) -> Tensor:
         """Return an RGB picture (B, 3, H, W)."""
-        y = F.conv2d(x_BIHW * self.style(latents_BLD)[:, :, None, None], self.theta) + self.bias
+        style_BI, peak_B1 = self.fitted(self.style(latents_BLD))
+        y = F.conv2d(self.times(x_BIHW, style_BI), self.theta)
+        if peak_B1 is not None:
+            y = y.float() * (peak_B1 * self.peak)[:, :, None, None]
+        y = y + self.bias
         return y if skip is None else y + F.conv_transpose2d(skip, self.enlarge, stride=2, padding=1, groups=3)
 
 
 class EditingGenerator(nn.Module):
     """Render latents under the offsets of a HyperEditor, at any strength.
 
-    `shared` are the constant parts of the offsets by output index, as `shared_offsets` returns them. The weights are copies: they do not
-    follow the networks that they were taken from.
+    `shared` are the constant parts of the offsets by output index, as `shared_offsets` returns them; `kind` is the half precision that
+    convolutions run in, None for float32. The weights are copies: they do not follow the networks that they were taken from.
     """
 
     start: Tensor
 
-    def __init__(self, generator: Generator, shared: Mapping[int, Tensor]) -> None:
+    def __init__(self, generator: Generator, shared: Mapping[int, Tensor], *, kind: torch.dtype | None = None) -> None:
         super().__init__()
         with torch.no_grad():
-            self.register_buffer("start", generator.input.input.clone())
+            self.register_buffer("start", generator.input.input.to(kind or generator.input.input.dtype, copy=True))
             styled, colours = iter((generator.conv1, *generator.convs)), iter((generator.to_rgb1, *generator.to_rgbs))
             noises = iter(generator.noises.buffers())
             self.layers = nn.ModuleList()
             for layer in generator.layers:
                 if layer.kind == "rgb":
-                    self.layers.append(_Colour(next(colours)))
+                    self.layers.append(_Colour(next(colours), kind))
                 elif layer.index in shared:
-                    self.layers.append(_EditedConv(next(styled), next(noises), shared_OI=shared[layer.index]))
+                    self.layers.append(_EditedConv(next(styled), next(noises), kind, shared_OI=shared[layer.index]))
                 else:
-                    self.layers.append(_Conv(next(styled), next(noises)))
+                    self.layers.append(_Conv(next(styled), next(noises), kind))
         edited = [layer for layer in generator.layers if layer.index in shared]
         self.outs = [layer.out_channels for layer in edited]
         self.ins = [layer.in_channels for layer in edited]

@@ -21,6 +21,8 @@ from models.pack_format import cache_folder, write_atomically
 from trt_engines.graphs import BackendError, Graph
 
 OPSET = 18
+BFLOAT16_OPSET = 22
+"""The first one whose convolutions take bfloat16."""
 EXAMPLE_BATCH = 2  # 1 would be taken for a constant
 EXPORTERS = ("torch", "onnx", "onnxscript", "onnx-ir")
 CODE = ("models", "trt_engines")
@@ -64,13 +66,19 @@ def trace(graph: Graph) -> bytes:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of its own use of torch
             program = torch.onnx.export(
-                module, examples, dynamo=True, opset_version=OPSET, input_names=list(graph.inputs), output_names=list(graph.outputs),
-                dynamic_shapes=tuple({0: batch} for _ in examples), verbose=False,
+                module, examples, dynamo=True, opset_version=opset_of(graph), verbose=False,
+                input_names=list(graph.inputs), output_names=list(graph.outputs),
+                dynamic_shapes=tuple({0: batch} for _ in examples),
             )  # fmt: skip
     except Exception as error:  # the exporter raises whatever the part of torch raises that it stumbled over
         raise BackendError(f"graph {graph.name}: torch cannot export it to ONNX: {type(error).__name__}: {error}") from error
     assert program is not None
     return canonical(program.model_proto)
+
+
+def opset_of(graph: Graph) -> int:
+    """Return the version of ONNX's operators that a graph is exported in."""
+    return BFLOAT16_OPSET if graph.kind == torch.bfloat16 else OPSET
 
 
 def canonical(model: onnx.ModelProto) -> bytes:
@@ -91,11 +99,11 @@ def canonical(model: onnx.ModelProto) -> bytes:
 def _source_key(graph: Graph) -> str:
     """Return a digest of all that an export depends on: weights, structure, shapes, code and versions."""
     digest = hashlib.sha256()
-    for text in (repr(graph.module), repr(dict(graph.inputs)), repr(graph.outputs), str(OPSET), _code_digest()):
+    for text in (repr(graph.module), repr(dict(graph.inputs)), repr(graph.outputs), str(opset_of(graph)), _code_digest()):
         digest.update(text.encode() + b"\0")
     for name, value in sorted(graph.module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

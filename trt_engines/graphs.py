@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from models.layers import sides
 from models.state import GeneratorState
 from models.stylegan2 import Generator
 from trt_engines.editing_generator import EditingGenerator, OffsetVectors, Trunk, offsets_of, shared_offsets
+from trt_engines.half import HalfNetwork, autocast
 
 GraphName = Literal["encoder", "trunk", "heads", "generator"]
 Tensors = tuple[Tensor, ...]
@@ -45,10 +46,11 @@ class Load(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
-    """One network as a function of tensors with a common batch in front.
+    """One network as a function of float32 tensors with a common batch in front.
 
     `module` is what backends compile or export; `plain` computes the same by the project's own networks, as the reference; `examples`
-    makes inputs for a batch from a seeded generator of random numbers. `inputs` are names and shapes without the batch.
+    makes inputs for a batch from a seeded generator of random numbers. `inputs` are names and shapes without the batch. `kind` is the
+    half precision that both compute in, None for float32.
     """
 
     name: GraphName
@@ -57,6 +59,7 @@ class Graph:
     inputs: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
     examples: Callable[[int, torch.Generator], Tensors]
+    kind: torch.dtype | None = None
 
     def example(self, batch: int, *, seed: int = 0, device: str = "cpu") -> Tensors:
         """Return inputs as the graph meets them, equal for equal seeds on every device."""
@@ -64,33 +67,31 @@ class Graph:
             return tuple(value.to(device) for value in self.examples(batch, torch.Generator().manual_seed(seed)))
 
 
-def encoder_graph(encoder: Encoder4Editing | WEncoder) -> Graph:
+def encoder_graph(encoder: Encoder4Editing | WEncoder, kind: torch.dtype | None = None) -> Graph:
     """Return the graph from images (B, 3, H, W) to residuals (B, L, D)."""
     shape = (3, *sides(encoder.input_size))
     return Graph(
         name="encoder",
-        module=encoder,
-        plain=lambda image_BCHW: (encoder(image_BCHW),),
         inputs={"image": shape},
         outputs=("residual",),
         examples=lambda batch, seeded: (_pictures(batch, shape, seeded),),
+        **_in_kind(encoder, lambda image_BCHW: (encoder(image_BCHW),), kind),
     )
 
 
-def trunk_graph(hypernetwork: HyperEditor) -> Graph:
+def trunk_graph(hypernetwork: HyperEditor, kind: torch.dtype | None = None) -> Graph:
     """Return the graph from reconstructions (B, 3, H, W) to features, once for all instructions."""
     shape = (3, *sides(hypernetwork.input_size))
     return Graph(
         name="trunk",
-        module=Trunk(hypernetwork),
-        plain=lambda image_BCHW: (hypernetwork.seen(image_BCHW),),
         inputs={"image": shape},
         outputs=("seen",),
         examples=lambda batch, seeded: (_pictures(batch, shape, seeded),),
+        **_in_kind(Trunk(hypernetwork), lambda image_BCHW: (hypernetwork.seen(image_BCHW),), kind),
     )
 
 
-def heads_graph(hypernetwork: HyperEditor) -> Graph:
+def heads_graph(hypernetwork: HyperEditor, kind: torch.dtype | None = None) -> Graph:
     """Return the graph from the trunk's features and text directions (B, E) to the offsets' vectors."""
     vectors = OffsetVectors(hypernetwork)
 
@@ -99,21 +100,23 @@ def heads_graph(hypernetwork: HyperEditor) -> Graph:
 
     return Graph(
         name="heads",
-        module=vectors,
-        plain=vectors.forward,
         inputs={"seen": tuple(_seen(hypernetwork, 1, torch.Generator()).shape[1:]), "direction": (hypernetwork.text_dim,)},
         outputs=("outs", "ins"),
         examples=examples,
+        **_in_kind(vectors, vectors.forward, kind),
     )
 
 
-def generator_graph(generator: Generator, hypernetwork: HyperEditor) -> Graph:
+def generator_graph(generator: Generator, hypernetwork: HyperEditor, kind: torch.dtype | None = None) -> Graph:
     """Return the graph from latents (B, L, D), strengths (B, 1) and vectors to images (B, 3, H, W).
 
-    Raises ValueError where the hypernetwork's offsets are not factorised.
+    Its reference is the generator as it is: halved for a half precision. Raises ValueError where the hypernetwork's offsets are not
+    factorised, or the generator runs in another precision.
     """
+    if kind != generator.kind:
+        raise ValueError(f"the generator computes in {generator.kind or torch.float32}, its graph should in {kind or torch.float32}")
     shared = shared_offsets(hypernetwork)
-    module = EditingGenerator(generator, shared)
+    module = EditingGenerator(generator, shared, kind=kind)
 
     def plain(latents_BLD: Tensor, strength_B1: Tensor, outs: Tensor, ins: Tensor) -> Tensors:
         strength = float(strength_B1[0])  # a state has one constant part for all of its pictures
@@ -135,7 +138,21 @@ def generator_graph(generator: Generator, hypernetwork: HyperEditor) -> Graph:
         },
         outputs=("image",),
         examples=examples,
+        kind=kind,
     )  # fmt: skip
+
+
+class _InKind(TypedDict):
+    module: nn.Module
+    plain: Callable[..., Tensors]
+    kind: torch.dtype | None
+
+
+def _in_kind(module: nn.Module, plain: Callable[..., Tensors], kind: torch.dtype | None) -> _InKind:
+    """Return the part of a graph that depends on its precision."""
+    if kind is None:
+        return {"module": module, "plain": plain, "kind": None}
+    return {"module": HalfNetwork(module, kind), "plain": autocast(plain, kind), "kind": kind}
 
 
 def _pictures(batch: int, shape: tuple[int, ...], seeded: torch.Generator) -> Tensor:

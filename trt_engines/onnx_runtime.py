@@ -15,12 +15,17 @@ PROVIDER = "CPUExecutionProvider"
 
 
 def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
-    """Return a runner on the CPU; it takes any batch. Raises BackendError on a GPU, whose providers the package does not have."""
+    """Return a runner on the CPU; it takes any batch.
+
+    Raises BackendError on a GPU, whose providers the package does not have, and for half precision, which it would cast forth and back.
+    """
     if device != "cpu":
         raise BackendError(
             f"onnxruntime {importlib.metadata.version('onnxruntime')} runs on CPUs here and --device is {device}: its GPU package links a "
             "TensorRT of its own; take --backend tensorrt or compile on a GPU, or --device cpu"
         )
+    if graph.kind is not None:
+        raise BackendError(f"onnxruntime computes in float32 on CPUs, and the {graph.name} is in {graph.kind}; take --backend compile")
     return _Session(graph)
 
 

@@ -22,14 +22,16 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_pack(tmp_path_factory.mktemp("pack"))
 
 
+@pytest.mark.parametrize(("precision", "kind"), [("float32", onnx.TensorProto.FLOAT), ("float16", onnx.TensorProto.FLOAT16)])
 def test_without_tensorrt_the_graphs_are_written_and_the_reason_is_said(
-    command: Command, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, kind: int
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    ended = command(JOB, ["--pack", str(pack), "--output", str(tmp_path)])
+    ended = command(JOB, ["--pack", str(pack), "--output", str(tmp_path), "--precision", precision])
     assert ended.code == 3, ended.err
     assert "no engine was built: TensorRT is not installed" in ended.err and f"{tmp_path} has the ONNX files" in ended.err
     assert ended.result == json.loads((tmp_path / "graphs.json").read_text())
+    assert ended.result["precision"] == precision
     graphs = ended.result["graphs"]
     assert isinstance(graphs, dict) and list(graphs) == ["encoder", "trunk", "heads", "generator"]
     for entry in graphs.values():
@@ -37,6 +39,7 @@ def test_without_tensorrt_the_graphs_are_written_and_the_reason_is_said(
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]
         found = onnx.load_from_string(data)
         assert [value.name for value in found.graph.input] == list(entry["inputs"])
+        assert kind in {value.data_type for value in found.graph.initializer} and entry["opset"] == 18
     assert graphs["encoder"]["inputs"] == {"image": ["batch", 3, 64, 64]}
 
 

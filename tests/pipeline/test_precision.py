@@ -13,7 +13,7 @@ from models.instruction import Instruction
 from models.pack import Pack
 from models.perceptual import PerceptualDistance
 from models.state import FactorisedOffset, GeneratorState
-from pipeline import batch_probe, methods, precision
+from pipeline import backends, batch_probe, methods, precision
 from pipeline.batch_probe import fitting_batch
 from pipeline.config import ConfigError, parse_config
 from pipeline.edit import edit
@@ -22,6 +22,7 @@ from pipeline.methods import load_methods
 from pipeline.precision_names import needs_float32
 from pipeline.settings import Running
 from tests.models.small_pack import write_small_pack
+from trt_engines.graphs import Graph, Runner
 
 PACK = Path(__file__).parents[2] / "packs" / "portraits64"
 SMILE = Instruction(name="smile", source="a face", target="a smiling face")
@@ -57,10 +58,36 @@ def test_a_whole_edit_is_that_of_float32_to_a_stated_distance(kind: str, inverte
     assert float(PerceptualDistance()(half.clamp(-1, 1), whole.clamp(-1, 1)).max()) < LPIPS[kind]
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_graphs_of_a_backend_edit_in_half_precision_too(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A backend that runs a graph's module as it is stands for what compiles it: what is compiled is tested beside the compiler."""
+    monkeypatch.setitem(backends.LOADERS, "compile", f"{__name__}:as_it_is")
+    half, state = edited(Running(precision=kind, backend="compile"), inverter="e4e")  # type: ignore[arg-type]
+    whole, _ = edited(Running(), inverter="e4e")
+    eager, _ = edited(Running(precision=kind), inverter="e4e")  # type: ignore[arg-type]
+    assert half.dtype == torch.float32 and state.latents_BLD.dtype == torch.float32
+    assert not torch.equal(half, whole) and not torch.equal(half, eager)
+    db = -10 * torch.log10(((half - whole) / 2).square().mean())
+    assert float(db) > PSNR_DB[kind]
+    assert float(PerceptualDistance()(half.clamp(-1, 1), whole.clamp(-1, 1)).max()) < LPIPS[kind]
+
+
+def as_it_is(graph: Graph, *, device: str, batch_size: int) -> Runner:
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        made = graph.module(*inputs)
+        return made if isinstance(made, tuple) else (made,)
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--precision", "bfloat16", "--backend", "onnxruntime"], "--precision bfloat16: the graphs of --backend onnxruntime are float32"),
+        (["--precision", "bfloat16", "--backend", "onnxruntime"], "--precision bfloat16: onnxruntime computes in float32 on CPUs; take"),
+        (
+            ["--precision", "float16", "--backend", "heads=onnxruntime,trunk=compile"],
+            "--precision float16: onnxruntime computes in float32",
+        ),
         (["--precision", "float16", "--inverter", "gani"], "--precision float16: --inverter gani takes gradients through the generator"),
         (["--precision", "float16", "--editor", "stylemc"], "--precision float16: --editor stylemc takes gradients through the generator"),
         (["--precision", "half"], "precision"),
@@ -87,15 +114,18 @@ def test_auto_takes_what_the_processor_multiplies_matrices_in(
     assert tuned.running.precision == "float32" and needs_float32(backend="auto", inverter="gani", editor=None)
 
 
-def test_auto_for_all_runs_eager_in_half_precision_with_the_batch_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_for_all_takes_half_precision_the_batch_that_fits_and_no_backend_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(precision.torch.cpu, "_is_amx_tile_supported", lambda: True)
     monkeypatch.setattr(methods, "fitting_batch", lambda run, *, device, part: run(2) or 8)
+    monkeypatch.setattr(backends, "CANDIDATES", {"cpu": ("onnxruntime",)})  # to compile all graphs takes a minute
     pack = Pack.load(write_small_pack(tmp_path / "pack"))
     asked = Running(backend="auto", precision="auto", batch_size="auto")
     assert asked.open
     loaded = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", running=asked, instructions=(SMILE,))
     assert loaded.running == Running(backend="eager", precision="bfloat16", batch_size=8) and not loaded.running.open
-    assert "the graphs of other backends are float32" in loaded.backend_notes[0]
+    assert "onnxruntime computes in float32 on CPUs, and the encoder is in torch.bfloat16" in loaded.backend_notes[0]
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,14 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Pack]:
     return {"small": Pack.load(small), "portraits64": Pack.load(ROOT / "packs" / "portraits64")}
 
 
-def graphs_of(pack: Pack) -> dict[str, Graph]:
-    """Return the three graphs of a pack by name."""
+def graphs_of(pack: Pack, kind: torch.dtype | None = None) -> dict[str, Graph]:
+    """Return the four graphs of a pack by name, in half precision where `kind` says so, which its generator then stays in."""
     hypernetwork = pack.network("hypereditor", HyperEditor)
     found = (
-        encoder_graph(pack.network("e4e", Encoder4Editing)),
-        trunk_graph(hypernetwork),
-        heads_graph(hypernetwork),
-        generator_graph(pack.generator(), hypernetwork),
+        encoder_graph(pack.network("e4e", Encoder4Editing), kind),
+        trunk_graph(hypernetwork, kind),
+        heads_graph(hypernetwork, kind),
+        generator_graph(pack.generator().halved(kind), hypernetwork, kind),
     )
     return {graph.name: graph for graph in found}
 
