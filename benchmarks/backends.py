@@ -1,35 +1,34 @@
 """Measure every backend against eager, graph by graph, and what `--backend auto` makes of them. Prints JSON.
 
-python -m benchmarks.backends [--backends '[onnxruntime, compile]'] [--batch 16] [--instructions 4]
+python -m benchmarks.backends [--backends '[onnxruntime, compile]'] [--batch 16] [--instructions 4] [--precision bfloat16] [--device cuda]
 
-`NAME_GRAPH` is eager's time over the backend's, medians of runs that take turns; a backend that cannot run here is said and left out.
-`encoder_hypernetwork` is the same for what an edit by several instructions runs before its generator, the encoder and the trunk once and
-the heads for each, each by what is fastest here, eager included: what `auto` takes. `encoder_hypernetwork_x1` is that of one instruction.
+`NAME_GRAPH` is eager's time over the backend's, medians of runs that take turns; a backend that cannot run here is said and left out. Both
+are in `precision`; `precision_GRAPH` is eager's time in float32 over its time in that. `encoder_hypernetwork` is the same as `NAME_GRAPH`
+for what an edit by several instructions runs before its generator, the encoder and the trunk once and the heads for each, each by what is
+fastest here, eager included: what `auto` takes. `encoder_hypernetwork_x1` is that of one instruction.
 Exit code 1 below a floor of benchmarks/floors.yaml.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jsonargparse
 import torch
-import yaml
 
-from benchmarks.factorised import ratio
+from benchmarks.measure import conclude, ratio, say
 from models.pack import Pack
 from pipeline.backed import covered
 from pipeline.backend_names import COMPILED
 from pipeline.backends import CANDIDATES, WORTH, load_checked
 from pipeline.methods import lay_out
+from pipeline.precision import kind_of
+from pipeline.precision_names import FLOAT32, Precision
 from trt_engines.graphs import BackendError, Graph, Runner, Tensors
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 BEFORE_THE_GENERATOR = ("encoder", "trunk", "heads")
 
 
@@ -44,6 +43,7 @@ class Options:
         rounds: Runs of each form.
         threads: Threads of torch.
         device: cpu or cuda.
+        precision: float32, bfloat16 or float16.
         pack: Pack whose networks run.
     """
 
@@ -53,12 +53,14 @@ class Options:
     rounds: int = 9
     threads: int = 2
     device: str = "cpu"
+    precision: Precision = FLOAT32
     pack: str = "packs/portraits64"
 
 
-def graphs_of(options: Options) -> dict[str, Graph]:
+def graphs_of(options: Options, precision: str) -> dict[str, Graph]:
     """Return the graphs of an edit with HyperEditor after e4e, by name."""
     pack = Pack.load(options.pack, device=options.device)
+    pack.generator().halved(kind_of(precision))
     inverter, editor = pack.inverter("e4e"), pack.editor("hypereditor")
     for method in (inverter, editor):
         lay_out(method)  # as in a run: eager is measured at its best
@@ -67,8 +69,11 @@ def graphs_of(options: Options) -> dict[str, Graph]:
 
 def measured(options: Options) -> dict[str, float]:
     """Return every figure."""
-    graphs, found = graphs_of(options), dict[str, float]()
-    inputs = {name: graph.example(options.batch, device=options.device) for name, graph in graphs.items()}
+    full = graphs_of(options, FLOAT32)
+    graphs, found = graphs_of(options, options.precision), dict[str, float]()
+    inputs = {name: graph.example(options.batch, device=options.device) for name, graph in full.items()}
+    if options.precision != FLOAT32:
+        found |= {f"precision_{name}": compared(graph, graphs[name].plain, inputs[name], options) for name, graph in full.items()}
     best: dict[str, tuple[float, Runner]] = {}
     for backend in options.backends or CANDIDATES[options.device]:
         for name, graph in graphs.items():
@@ -92,7 +97,7 @@ def measured(options: Options) -> dict[str, float]:
 def compared(graph: Graph, runner: Runner, inputs: Tensors, options: Options) -> float:
     """Return eager's time over a runner's."""
     with torch.no_grad():
-        return ratio(lambda: _finished(graph.plain(*inputs)), lambda: _finished(runner(*inputs)), rounds=options.rounds)
+        return ratio(lambda: graph.plain(*inputs), lambda: runner(*inputs), rounds=options.rounds)
 
 
 def together(graphs: Mapping[str, Graph], best: Mapping[str, Runner], inputs: Mapping[str, Tensors], options: Options) -> float:
@@ -101,20 +106,10 @@ def together(graphs: Mapping[str, Graph], best: Mapping[str, Runner], inputs: Ma
     def run(runners: Mapping[str, Runner]) -> None:
         for name in BEFORE_THE_GENERATOR:
             for _ in range(options.instructions if name == "heads" else 1):
-                _finished(runners.get(name, graphs[name].plain)(*inputs[name]))
+                runners.get(name, graphs[name].plain)(*inputs[name])
 
     with torch.no_grad():
         return ratio(lambda: run({}), lambda: run(best), rounds=options.rounds)
-
-
-def _finished(made: Tensors) -> None:
-    if made[0].is_cuda:
-        torch.cuda.synchronize()
-
-
-def say(text: str) -> None:
-    """Report progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -125,11 +120,8 @@ def main() -> int:
         return 2
     torch.set_num_threads(options.threads)
     found = measured(options)
-    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["backends"]
-    missed = [name for name, floor in floors.items() if options.device == "cpu" and found[name] < floor]
-    rounded = {name: round(value, 3) for name, value in found.items()}
-    print(json.dumps({"benchmark": "backends", "device": options.device, **rounded, "floors": floors, "missed": missed}))
-    return 1 if missed else 0
+    about = {"device": options.device, "precision": options.precision}
+    return conclude("backends", found, about=about, judged=options.device == "cpu" and options.precision == FLOAT32)
 
 
 if __name__ == "__main__":

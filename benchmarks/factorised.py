@@ -1,6 +1,6 @@
 """Measure factorised weight offsets against kernels per sample: single convolutions, and a whole editing generator. Prints JSON.
 
-python -m benchmarks.factorised [--rounds 7] [--batch 4] [--layers '[8, 16, 32, 64]'] [--batches '[1, 4, 8]']
+python -m benchmarks.factorised [--rounds 7] [--batch 4] [--layers '[8, 16, 32, 64]'] [--batches '[1, 4, 8]'] [--device cuda]
 
 Every figure is a ratio of medians of runs that take turns in one process. `layer_SIZE_xBATCH` and `up_SIZE_xBATCH` are convolutions of the
 released width (512 channels), plain and upsampling: kernels per sample in one grouped convolution, as in the released code, over factorised
@@ -11,28 +11,24 @@ chooses for each layer; `step_64` the same with gradients, as in training. Exit 
 
 from __future__ import annotations
 
-import json
-import statistics
+import math
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jsonargparse
 import torch
-import yaml
 from torch import Tensor
 
+from benchmarks.measure import conclude, ratio, say
 from models import modulated_conv, stylegan2
 from models.hypereditor import HyperEditor
 from models.modulated_conv import Layer, ModulatedConv
 from models.pack import Pack
 from models.state import AnyOffset, FactorisedOffset, dense
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 CHANNELS = 512
 WHOLE = 1 << 60
 
@@ -48,6 +44,7 @@ class Options:
         batches: Samples of the single convolutions.
         whole: Measure the pack's generator too.
         threads: Threads of torch.
+        device: cpu or cuda.
         pack: Pack whose generator and HyperEditor are run.
     """
 
@@ -57,24 +54,18 @@ class Options:
     batches: tuple[int, ...] = (1, 4, 8)
     whole: bool = True
     threads: int = 2
+    device: str = "cpu"
     pack: str = "packs/portraits64"
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object], *, rounds: int) -> float:
-    """Return the median time of one over that of the other; the first turn warms both up."""
-    turns = [(_seconds(slow), _seconds(fast)) for _ in range(rounds + 1)][1:]
-    return statistics.median(turn[0] for turn in turns) / statistics.median(turn[1] for turn in turns)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 @torch.no_grad()
-def layer(size: int, *, batch: int, rounds: int) -> dict[str, float]:
+def layer(size: int, *, batch: int, rounds: int, device: str = "cpu") -> dict[str, float]:
     """Return the ratios for 3x3 convolutions of 512 channels."""
+    with torch.device(device):
+        return _layer(size, batch=batch, rounds=rounds)
+
+
+def _layer(size: int, *, batch: int, rounds: int) -> dict[str, float]:
     found = {}
     offset = FactorisedOffset(
         out_BO=torch.randn(batch, CHANNELS) * 0.1, in_BI=torch.randn(batch, CHANNELS), shared_OI=torch.randn(CHANNELS, CHANNELS) * 0.1
@@ -111,10 +102,19 @@ def grouped() -> Iterator[None]:
         modulated_conv.convolve_looped, stylegan2.CACHED = looped, cached
 
 
-@contextmanager
-def always_factorised() -> Iterator[None]:
+def always_factorised() -> AbstractContextManager[None]:
     """Run factorised offsets without kernels per sample at every size, to show where that pays."""
-    heavy, modulated_conv.HEAVY_KERNELS = modulated_conv.HEAVY_KERNELS, 0
+    return _factorised_from(0)
+
+
+def never_factorised() -> AbstractContextManager[None]:
+    """Run factorised offsets with kernels per sample at every size: one convolution per layer, which is what a model's operations are."""
+    return _factorised_from(math.inf)
+
+
+@contextmanager
+def _factorised_from(ratio: float) -> Iterator[None]:
+    heavy, modulated_conv.HEAVY_KERNELS = modulated_conv.HEAVY_KERNELS, ratio
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ def end_to_end(pack: Pack, *, batch: int, rounds: int) -> dict[str, float]:
     """Return the ratios of the pack's editing generator, without and with gradients."""
     net, generator = pack.network("hypereditor", HyperEditor), pack.generator()
     direction = pack.clip().embed_texts(["a smiling face"]) - pack.clip().embed_texts(["a face"])
-    w = generator.repeat(generator.mapping(torch.randn(batch, generator.style_dim)))
+    w = generator.repeat(generator.mapping(torch.randn(batch, generator.style_dim).to(direction)))
     image = generator.synthesis(w).clamp(-1, 1)
 
     def edited(*, multiplied: bool) -> Tensor:
@@ -133,7 +133,7 @@ def end_to_end(pack: Pack, *, batch: int, rounds: int) -> dict[str, float]:
         return generator.synthesis(w, {i: dense(o) for i, o in factors.items()} if multiplied else factors)
 
     def step(*, multiplied: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(w.device.type, torch.bfloat16):
             picture = edited(multiplied=multiplied)
         picture.float().square().mean().backward()
 
@@ -148,16 +148,14 @@ def main() -> int:
     options = jsonargparse.auto_cli(Options, as_positional=False)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    found = end_to_end(Pack.load(options.pack), batch=options.batch, rounds=options.rounds) if options.whole else {}
+    found = dict[str, float]()
+    if options.whole:
+        found |= end_to_end(Pack.load(options.pack, device=options.device), batch=options.batch, rounds=options.rounds)
     for size in options.layers:
         for batch in options.batches:
-            found |= layer(size, batch=batch, rounds=options.rounds)
-            print(f"{size} pixels, {batch} samples: done", file=sys.stderr, flush=True)
-    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["factorised"]
-    below = [name for name, floor in floors.items() if name in found and found[name] < floor]
-    rounded = {name: round(value, 2) for name, value in found.items()}
-    print(json.dumps({"benchmark": "factorised", "batch": options.batch, **rounded, "floors": floors, "below_floor": below}))
-    return 1 if below else 0
+            found |= layer(size, batch=batch, rounds=options.rounds, device=options.device)
+            say(f"{size} pixels, {batch} samples: done")
+    return conclude("factorised", found, about={"device": options.device, "batch": options.batch}, judged=options.device == "cpu")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,43 @@
 """Measure inversion and edit on a GPU against the form of the released code, and against what the device could do. Prints JSON.
 
-python -m benchmarks.gpu [--size 1024] [--batch 16] [--kind bf16]
+python -m benchmarks.gpu [--size 1024] [--batch 16] [--kind bf16] [--compiled false]
 
 `images_per_s` is e4e, the first picture, HyperEditor's trunk and heads, and the edited picture, of the released shapes with random weights:
 ours in half precision and batches with factorised offsets; theirs in float32, one picture at a time, offsets multiplied out and kernels per
-sample (float32 as PyTorch has it by default: TensorFloat-32 in convolutions). `utilisation` is the share of the device's peak arithmetic in
-half precision, `roofline` that of what arithmetic and memory allow operation by operation (benchmarks/roofline.py). Exit code 1 below a
-floor of benchmarks/floors.yaml, 2 without a GPU.
+sample (float32 as PyTorch has it by default: TensorFloat-32 in convolutions). `utilisation` is the model's operations (one convolution per
+layer and picture, whatever form ran) over what the device could do in half precision in that time, `issued` the same with the operations
+that ran, `roofline` the share of what arithmetic and memory allow operation by operation (benchmarks/roofline.py); a device that is not
+listed there is held against its own largest product and copy, and `peak` says so. `share_STAGE`, `issued_STAGE` and `roofline_STAGE` are
+those of a stage. `compile_GRAPH` is eager's time over torch.compile's, and `images_per_s_compiled` takes it where it pays, as `--backend
+auto` does. Exit code 1 below a floor of benchmarks/floors.yaml, 2 without a GPU; `--device cpu` tries it out and is held against none.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import jsonargparse
 import torch
-import yaml
 from torch import Tensor
 
 from benchmarks.editing_step import multiplied_out
-from benchmarks.roofline import counted, peak_of
+from benchmarks.factorised import never_factorised
+from benchmarks.measure import conclude, say, seconds
+from benchmarks.roofline import Peak, counted, measured_peak, peak_of
 from models.encoders import Encoder4Editing
 from models.hypereditor import HyperEditor
 from models.inverters import pooled
+from models.state import AnyOffset
 from models.stylegan2 import Generator
+from pipeline.backends import WORTH, load_checked, speedup
+from trt_engines.graphs import BackendError, Graph, Runner, encoder_graph, generator_graph, heads_graph, trunk_graph
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WARM_UP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,37 +49,84 @@ class Options:
         batch: Pictures at a time in our form.
         kind: Half precision.
         rounds: Runs of each form.
+        compiled: Measure torch.compile too, which takes minutes.
+        device: cuda; cpu to try the benchmark out.
     """
 
     size: int = 1024
     batch: int = 16
     kind: Literal["bf16", "fp16"] = "bf16"
     rounds: int = 7
+    compiled: bool = True
+    device: Literal["cuda", "cpu"] = "cuda"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Networks:
-    """Networks of the released shapes with random weights, and a text direction."""
+    """The networks of an edit, and a text direction."""
 
-    def __init__(self, size: int, *, device: str) -> None:
+    encoder: Encoder4Editing
+    net: HyperEditor
+    generator: Generator
+    direction_1E: Tensor
+
+    @classmethod
+    def released(cls, size: int, *, device: str) -> Networks:
+        """Return networks of the released shapes with random weights."""
         torch.manual_seed(0)
         with torch.device(device):
-            self.encoder, self.net, self.generator = Encoder4Editing(size), HyperEditor(size), Generator(size)
-            self.direction_1E = torch.randn(1, 512) * 0.1
-        for network in (self.encoder, self.net, self.generator):
+            encoder, net, generator = Encoder4Editing(size), HyperEditor(size), Generator(size)
+            direction_1E = torch.randn(1, 512) * 0.1
+        for network in (encoder, net, generator):
             network.eval().requires_grad_(False)
-        for network in (self.encoder, self.net):
+        for network in (encoder, net):
             network.to(memory_format=torch.channels_last)
-        self.device = device
+        return cls(encoder=encoder, net=net, generator=generator, direction_1E=direction_1E)
+
+    def graphs(self, kind: torch.dtype) -> tuple[Graph, ...]:
+        """Return the graphs of an edit; the generator has to be halved."""
+        net = self.net
+        return encoder_graph(self.encoder, kind), trunk_graph(net, kind), heads_graph(net, kind), generator_graph(self.generator, net, kind)
+
+    @torch.no_grad()
+    def stages(self, image_BCHW: Tensor, kind: torch.dtype) -> dict[str, Callable[[], object]]:
+        """Return our stages of an edit by name, each on what those before it made; the generator has to be halved."""
+        encoder, net, generator, device = self.encoder, self.net, self.generator, image_BCHW.device.type
+
+        def invert() -> Tensor:
+            with torch.autocast(device, kind):
+                return encoder(pooled(image_BCHW, encoder.input_size)).float()
+
+        latents = invert()
+        made = generator.synthesis(latents)
+
+        def offsets() -> dict[int, AnyOffset]:
+            with torch.autocast(device, kind):
+                return net.factors(pooled(made, net.input_size), self.direction_1E)
+
+        found = offsets()
+        return {
+            "encoder": invert, "first_picture": lambda: generator.synthesis(latents), "hypernetwork": offsets,
+            "edited_picture": lambda: generator.synthesis(latents, found),
+        }  # fmt: skip
 
     @torch.no_grad()
     def ours(self, image_BCHW: Tensor, kind: torch.dtype) -> Tensor:
         """Return edited pictures in half precision with factorised offsets; the generator has to be halved."""
-        with torch.autocast(self.device, kind):
+        with torch.autocast(image_BCHW.device.type, kind):
             latents = self.encoder(pooled(image_BCHW, self.encoder.input_size)).float()
         made = self.generator.synthesis(latents)
-        with torch.autocast(self.device, kind):
+        with torch.autocast(image_BCHW.device.type, kind):
             offsets = self.net.factors(pooled(made, self.net.input_size), self.direction_1E)
         return self.generator.synthesis(latents, offsets)
+
+    @torch.no_grad()
+    def compiled(self, image_BCHW: Tensor, runners: Mapping[str, Runner]) -> Tensor:
+        """Return the same through the runners of graphs; the first picture is the generator's."""
+        (latents,) = runners["encoder"](pooled(image_BCHW, self.encoder.input_size))
+        (seen,) = runners["trunk"](pooled(self.generator.synthesis(latents), self.net.input_size))
+        vectors = runners["heads"](seen, self.direction_1E.expand(len(seen), -1))
+        return runners["generator"](latents, latents.new_ones(len(latents), 1), *vectors)[0]
 
     @torch.no_grad()
     def theirs(self, image_BCHW: Tensor) -> Tensor:
@@ -86,52 +137,89 @@ class Networks:
         return self.generator.synthesis(latents, multiplied_out(self.net, seen))
 
 
-def seconds(run: Callable[[], object], *, rounds: int) -> float:
-    """Return the median time of a run on the GPU, warmed up three times."""
-    found = []
-    for _ in range(3 + rounds):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[3:])
+def median_s(run: Callable[[], object], *, rounds: int) -> float:
+    """Return the median time of a run, warmed up three times."""
+    return statistics.median([seconds(run) for _ in range(WARM_UP + rounds)][WARM_UP:])
 
 
-def measured(options: Options) -> dict[str, float | str]:
-    """Return every figure."""
-    networks, kind = Networks(options.size, device="cuda"), KINDS[options.kind]
-    images = torch.randn(options.batch, 3, options.size, options.size, device="cuda").clamp(-1, 1)
-    theirs_s = seconds(lambda: networks.theirs(images[:1]), rounds=options.rounds)
+def measured(networks: Networks, options: Options) -> tuple[dict[str, float], dict[str, object]]:
+    """Return every figure, and what they are about; the generator is halved afterwards."""
+    kind, device = KINDS[options.kind], options.device
+    images = torch.randn(options.batch, 3, options.size, options.size, device=device).clamp(-1, 1)
+    theirs_s = median_s(lambda: networks.theirs(images[:1]), rounds=options.rounds)
+    say(f"released form: {1 / theirs_s:.2f} images/s")
     networks.generator.halved(kind)
-    torch.cuda.reset_peak_memory_stats()
-    ours_s = seconds(lambda: networks.ours(images, kind), rounds=options.rounds) / options.batch
-    name = torch.cuda.get_device_name()
-    found: dict[str, float | str] = {
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    listed = peak_of(name)
+    peak = listed or measured_peak(device, kind)
+    found = {"images_per_s_released": 1 / theirs_s} | eager(networks, images, peak, options)
+    best_s = 1 / found["images_per_s"]
+    if options.compiled:
+        found |= compiled(networks, images, options)
+        best_s = min(best_s, 1 / found["images_per_s_compiled"])
+    with never_factorised():
+        model = counted(lambda: networks.ours(images, kind)).flops / options.batch
+    found |= {"speedup": theirs_s / best_s, "utilisation": model / best_s / peak.flops, "tflop_per_image": model / 1e12}
+    about = {
         "device": name, "torch": torch.__version__, "size": options.size, "batch": options.batch, "kind": options.kind,
-        "images_per_s": 1 / ours_s, "images_per_s_released": 1 / theirs_s, "speedup": theirs_s / ours_s,
-        "memory_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "peak": "listed" if listed else "measured", "peak_tflops": round(peak.flops / 1e12, 2), "peak_gb_per_s": round(peak.bytes / 1e9, 1),
     }  # fmt: skip
-    work, peak = counted(lambda: networks.ours(images, kind)), peak_of(name)
-    found["tflop_per_image"] = work.flops / options.batch / 1e12
-    if peak is not None:
-        found["utilisation"] = work.flops / options.batch / ours_s / peak.flops
-        found["roofline"] = work.bound_s(peak) / options.batch / ours_s
+    return found, about
+
+
+def eager(networks: Networks, images: Tensor, peak: Peak, options: Options) -> dict[str, float]:
+    """Return rate, memory, and the shares of the roofline, of all and of each stage."""
+    kind = KINDS[options.kind]
+    if images.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    all_s = median_s(lambda: networks.ours(images, kind), rounds=options.rounds)
+    found = {"images_per_s": options.batch / all_s}
+    if images.is_cuda:
+        found["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    say(f"ours: {found['images_per_s']:.2f} images/s")
+    work = counted(lambda: networks.ours(images, kind))
+    found |= {"issued": work.flops / all_s / peak.flops, "roofline": work.bound_s(peak) / all_s}
+    for name, stage in networks.stages(images, kind).items():
+        stage_s, work = without_gradients(stage, rounds=options.rounds), counted(stage)
+        found |= {
+            f"share_{name}": stage_s / all_s, f"issued_{name}": work.flops / stage_s / peak.flops,
+            f"roofline_{name}": work.bound_s(peak) / stage_s,
+        }  # fmt: skip
     return found
+
+
+@torch.no_grad()
+def without_gradients(run: Callable[[], object], *, rounds: int) -> float:
+    """Return the median time of a run without gradients."""
+    return median_s(run, rounds=rounds)
+
+
+def compiled(networks: Networks, images: Tensor, options: Options) -> dict[str, float]:
+    """Return what torch.compile makes of each graph, and the rate with those that pay."""
+    found, runners = dict[str, float](), dict[str, Runner]()
+    for graph in networks.graphs(KINDS[options.kind]):
+        runners[graph.name] = graph.plain
+        try:
+            runner = load_checked("compile", graph, device=options.device, batch_size=options.batch)
+        except BackendError as error:
+            say(str(error))
+            continue
+        found[f"compile_{graph.name}"] = speedup(graph, runner, device=options.device, batch_size=options.batch)
+        say(f"compile, {graph.name}: {found[f'compile_{graph.name}']:.2f} times as fast as eager")
+        if found[f"compile_{graph.name}"] >= WORTH:
+            runners[graph.name] = runner
+    all_s = median_s(lambda: networks.compiled(images, runners), rounds=options.rounds)
+    return found | {"images_per_s_compiled": options.batch / all_s}
 
 
 def main() -> int:
     """Measure; return 1 when a figure misses its floor."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
-    if not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("gpu: torch finds no GPU on this machine; this benchmark needs one", file=sys.stderr)
         return 2
-    found = measured(options)
-    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["gpu"]
-    missed = [name for name, floor in floors.items() if float(found.get(name, floor)) < floor]
-    rounded = {name: value if isinstance(value, str) else round(value, 4) for name, value in found.items()}
-    print(json.dumps({"benchmark": "gpu", **rounded, "floors": floors, "missed": missed}))
-    return 1 if missed else 0
+    found, about = measured(Networks.released(options.size, device=options.device), options)
+    return conclude("gpu", found, about=about, judged=options.device == "cuda")
 
 
 if __name__ == "__main__":

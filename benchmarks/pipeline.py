@@ -1,6 +1,6 @@
 """Measure the pipeline against a bare loop over the same networks, where its time goes, and whether its memory grows. Prints JSON.
 
-python -m benchmarks.pipeline [--count 320] [--rounds 5] [--memory '[1000, 10000]']
+python -m benchmarks.pipeline [--count 320] [--rounds 5] [--memory '[1000, 10000]'] [--device cuda]
 
 `throughput` is the pipeline's images/s over those of a loop in one process that reads, aligns, inverts, edits and scores the same portraits
 in the same batches and writes nothing; medians of runs that take turns, networks loaded before either clock starts. `stage_*` are shares of
@@ -26,15 +26,14 @@ from typing import TYPE_CHECKING
 
 import jsonargparse
 import psutil
-import yaml
 
+from benchmarks.measure import conclude, say
 from jobs.local_ray import MARK, processes_of
 
 if TYPE_CHECKING:
     from pipeline.align import Aligner
     from pipeline.images import ImageHWC
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 INSTRUCTIONS = "configs/instructions/portraits.yaml"
 SHARD = 40
 """Portraits of a shard, as in the demo."""
@@ -54,6 +53,7 @@ class Options:
         memory: Numbers of portraits whose peaks are compared; none leaves that out.
         batch: Pictures in one forward pass.
         threads: Threads of the loop: as many as there are cores. The pipeline shares them out by itself.
+        device: cpu or cuda, of the loop and of the workers.
         pack: Pack whose networks run.
     """
 
@@ -63,6 +63,7 @@ class Options:
     memory: tuple[int, ...] = (1000, 10_000)
     batch: int = 16
     threads: int = 2
+    device: str = "cpu"
     pack: str = "packs/portraits64"
 
 
@@ -90,14 +91,14 @@ def _loop_rate(raw: str, options: Options) -> float:
     from pipeline.methods import load_methods
 
     torch.set_num_threads(options.threads)
-    pack, instructions = Pack.load(options.pack), load_instructions(options.instructions)
-    methods = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu")
+    pack, instructions = Pack.load(options.pack, device=options.device), load_instructions(options.instructions)
+    methods = load_methods(pack, inverter="e4e", editor="hypereditor", device=options.device)
     aligner = Aligner(pack.landmarks(), size=pack.size)
     assert methods.editor is not None
     images, start = 0, time.perf_counter()
     with torch.no_grad():
         for batch in _batches(raw, aligner, options.batch):
-            aligned_BCHW = to_tensor(batch, device="cpu")
+            aligned_BCHW = to_tensor(batch, device=options.device)
             inversion = invert(methods.inverter, pack.generator(), aligned_BCHW)
             source = methods.scorer.source(aligned_BCHW, inversion.made_BCHW)
             for instruction in instructions:
@@ -123,7 +124,7 @@ def run_job(raw: Path, output: Path, options: Options, *instructions: str) -> di
     """Run the edit job on a Ray of its own and return its run.json, with `peak_bytes` of all its processes."""
     command = [sys.executable, "jobs/edit_dataset.py", "--input", str(raw), "--output", str(output), "--pack", options.pack]
     command += ["--instructions", *instructions, "--batch_size", str(options.batch)]
-    command += ["--tracking.enabled", "false"]
+    command += ["--tracking.enabled", "false", "--device", options.device]
     mark = str(output)
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {MARK: mark}
     with _Peak(mark) as peak:
@@ -190,22 +191,13 @@ def memory(folder: Path, options: Options) -> dict[str, float]:
     return found | {"memory_growth": peaks[-1] / peaks[0]}
 
 
-def say(text: str) -> None:
-    """Report progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> int:
     """Measure; return 1 when a figure misses its floor."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         found = throughput(Path(folder), options) if options.rounds else {}
         found |= memory(Path(folder), options) if options.memory else {}
-    floors: dict[str, float] = {name: floor for name, floor in yaml.safe_load(FLOORS.read_text())["pipeline"].items() if name in found}
-    missed = [name for name, floor in floors.items() if (found[name] > floor if name == "memory_growth" else found[name] < floor)]
-    rounded = {name: round(value, 3) for name, value in found.items()}
-    print(json.dumps({"benchmark": "pipeline", **rounded, "floors": floors, "missed": missed}))
-    return 1 if missed else 0
+    return conclude("pipeline", found, about={"device": options.device}, at_most=["memory_growth"], judged=options.device == "cpu")
 
 
 if __name__ == "__main__":

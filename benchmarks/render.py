@@ -5,19 +5,16 @@ python -m benchmarks.render [--threads 2] [--seconds 3]
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import jsonargparse
 import torch
-import yaml
 
+from benchmarks.measure import conclude
 from portraits import render_aligned, sample_parameters
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 SIZES = (64, 128, 256)
 BATCH = 512
 
@@ -50,11 +47,8 @@ def main() -> int:
     """Measure every size; return 1 when one is below its floor."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
     torch.set_num_threads(options.threads)
-    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["render"]
-    found = {f"images_per_s_{size}": round(images_per_s(size, seconds=options.seconds), 1) for size in SIZES}
-    below = [name for name, floor in floors.items() if found[name] < floor]
-    print(json.dumps({"benchmark": "render", "threads": options.threads, **found, "floors": floors, "below_floor": below}))
-    return 1 if below else 0
+    found = {f"images_per_s_{size}": images_per_s(size, seconds=options.seconds) for size in SIZES}
+    return conclude("render", found, about={"threads": options.threads})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.measure import seconds
+
+MIB = 1 << 20
+TRIES = 5
 VIEWS = frozenset(
     {"view", "expand", "transpose", "permute", "t", "unsqueeze", "squeeze", "select", "slice", "detach", "alias", "split", "as_strided"}
 )
@@ -56,6 +60,15 @@ class Work:
 def peak_of(device: str) -> Peak | None:
     """Return the peaks of a device by its name; None for one that is not listed."""
     return next((peak for name, peak in PEAKS.items() if name in device), None)
+
+
+def measured_peak(device: str, kind: torch.dtype) -> Peak:
+    """Return what a device that is not listed reaches in a large product of matrices and in a large copy: less than its peaks."""
+    side = 8192 if device != "cpu" else 1024
+    factors, values = (torch.randn(2, side, side, device=device).to(kind), torch.empty(64 * MIB, dtype=torch.uint8, device=device))
+    product_s = min(seconds(lambda: factors[0] @ factors[1]) for _ in range(TRIES))
+    copy_s = min(seconds(values.clone) for _ in range(TRIES))
+    return Peak(flops=2 * side**3 / product_s, bytes=2 * values.numel() / copy_s)
 
 
 def counted(run: Callable[[], object]) -> Work:

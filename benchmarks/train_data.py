@@ -10,7 +10,6 @@ decodes batches in random order.
 from __future__ import annotations
 
 import io
-import json
 import sys
 import tempfile
 import time
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import jsonargparse
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.measure import conclude
 from pipeline.shards import ShardWriter
 from pipeline.storage import Storage
 from portraits import render_aligned, sample_parameters
@@ -30,7 +29,6 @@ from training.data import to_bytes
 from training.prefetch import Prefetcher
 from training.shards import ShardPictures, sample_rows
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 COUNTS = {64: 2000, 256: 500}
 SHARD_PICTURES = 250
 RENDERED_AT_ONCE = 25
@@ -91,7 +89,6 @@ def main() -> int:
     """Measure every size; return 1 when one is below its floor."""
     options = jsonargparse.auto_cli(Options, as_positional=False)
     torch.set_num_threads(1)
-    floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())["train_data"]
     found: dict[str, float] = {}
     for size, count in COUNTS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -100,9 +97,7 @@ def main() -> int:
             data = ShardPictures.open(folder, size=size)
             found[f"opened_s_{size}"] = round(time.perf_counter() - start, 3)
             found |= {f"{name}_{size}": value for name, value in measure(data, seconds=options.seconds).items()}
-    below = [name for name, floor in floors.items() if found[name] < floor]
-    print(json.dumps({"benchmark": "train_data", "batch": BATCH, **found, "floors": floors, "below_floor": below}))
-    return 1 if below else 0
+    return conclude("train_data", found, about={"batch": BATCH})
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
+from benchmarks.measure import conclude
 
 ROOT = Path(__file__).parents[1]
-FLOORS = Path(__file__).with_name("floors.yaml")
 CONFIG = ROOT / "configs" / "train" / "smoke.yaml"
 OUTPUT = Path("out/smoke")
 
@@ -32,11 +31,7 @@ def main() -> int:
         "success": json.loads((OUTPUT / "result.json").read_text())["numbers"]["success_mean"],
         "seconds": round(time.monotonic() - start, 1),
     }
-    limits: dict[str, float] = yaml.safe_load(FLOORS.read_text())["train_smoke"]
-    kept = {"success": found["success"] >= limits["success"], "seconds": found["seconds"] <= limits["seconds"]}
-    missed = [name for name, good in kept.items() if not good]
-    print(json.dumps({"benchmark": "train_smoke", **found, "limits": limits, "missed": missed}))
-    return 1 if missed else 0
+    return conclude("train_smoke", found, at_most=["seconds"])
 
 
 if __name__ == "__main__":

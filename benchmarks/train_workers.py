@@ -26,9 +26,9 @@ from typing import Literal
 import jsonargparse
 import yaml
 
+from benchmarks.measure import FLOORS
 from benchmarks.turns import Training, take_turns, turns_of
 
-FLOORS = Path(__file__).with_name("floors.yaml")
 ROOT = Path(__file__).parents[1]
 JOB = str(ROOT / "jobs" / "train.py")
 IN_FLOAT64 = str(ROOT / "benchmarks" / "in_float64.py")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from models.layers import EPSILON, EqualLinear, Resample
 from models.state import AnyOffset, FactorisedOffset
 
-HEAVY_KERNELS = 10
+HEAVY_KERNELS: float = 10
 """Kernels of a sample with this many times the values of its activations cost more than a second convolution (benchmarks/factorised.py)."""
 
 
