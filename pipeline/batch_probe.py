@@ -6,9 +6,11 @@ same kind of machine gets the same batches, hence the same bytes.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,6 +63,8 @@ def cuda_peak(run: Callable[[], object]) -> int:
 def resident_peak(run: Callable[[], object]) -> int:
     """Return the bytes of this process that are resident at most while something runs. Linux; elsewhere the peak since it began."""
     gc.collect()
+    with suppress(OSError, AttributeError):  # glibc's: what its heap kept of freed memory would hide what a run takes
+        ctypes.CDLL(None).malloc_trim(0)
     clear = Path("/proc/self/clear_refs")
     if clear.exists() and os.access(clear, os.W_OK):
         clear.write_text("5")  # the peak counts from here

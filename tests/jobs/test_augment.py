@@ -218,6 +218,7 @@ def test_a_killed_augmentation_ends_with_the_same_bytes(
     assert again.code == 0 and "nothing to do" in again.err and tree(out) == tree(balanced[0])
 
 
+@pytest.mark.long
 def test_a_preview_makes_the_first_samples_only(raw: Path, recipe: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = flags_of(raw, out, recipe, "--tracking.enabled", "false")

@@ -77,13 +77,17 @@ def test_auto_takes_what_works_and_says_why(world: World, joined: Mapping[str, s
     assert f"edit: --backend auto takes {used}: " in ended.err
 
 
-def test_a_worker_finds_out_all_three_and_a_resumed_run_keeps_them(world: World, joined: Mapping[str, str], tmp_path: Path) -> None:
-    out, chosen = tmp_path / "out", ("--backend", "auto", "--precision", "auto", "--batch_size", "auto")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("auto", marks=pytest.mark.long)])  # what is compiled takes minutes
+def test_a_worker_finds_out_what_is_left_to_it_and_a_resumed_run_keeps_that(
+    world: World, joined: Mapping[str, str], tmp_path: Path, backend: str
+) -> None:
+    out, chosen = tmp_path / "out", ("--backend", backend, "--precision", "auto", "--batch_size", "auto")
     ended = run([*arguments(world, out, *chosen), "--input", str(world.raw / "part-0.tar")], env=joined)
     assert ended.code == 0, ended.err[-3000:]
     record = json.loads((out / "run.json").read_text())
     used = {name: record[name]["used"] for name in ("backend", "precision", "batch_size")}
-    assert {record[name]["asked"] for name in used} == {"auto"} and "auto" not in used.values()
+    asked = {name: record[name]["asked"] for name in used}
+    assert asked == {"backend": backend, "precision": "auto", "batch_size": "auto"} and "auto" not in used.values()
     assert f"--precision auto takes {used['precision']}" in record["backend"]["notes"]
     assert f"edit: --batch_size auto takes {used['batch_size']}" in ended.err
     record["batch_size"]["used"] = 3  # what another machine might have found

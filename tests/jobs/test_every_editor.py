@@ -31,11 +31,7 @@ FEW: Mapping[str, tuple[str, ...]] = {
 GLASSES = {"name": "glasses", "source": "a face", "target": "a face with glasses", "expects": {"glasses": True}}
 BLIND = ("ganspace", "sefa")
 """No component of theirs moves glasses (docs/editors.md)."""
-QUICK = ("hairclip",)
-"""Run in every test run; HyperEditor runs in most tests of jobs, the others run with the long ones."""
 NAMES = editor_names(read_info(PACK)[0])
-assert set(QUICK) <= set(NAMES)
-EDITORS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("editor", EDITORS)
+@pytest.mark.long  # HyperEditor runs in most tests of jobs, CLIPInverter in those of augmentation
+@pytest.mark.parametrize("editor", NAMES)
 def test_it_runs_end_to_end_and_resumes(editor: str, raw: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
     listed = tmp_path / "glasses.yaml"
     listed.write_text(json.dumps([GLASSES]))

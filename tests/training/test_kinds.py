@@ -19,6 +19,8 @@ from training.run import Result
 from training.share import shares
 
 KINDS = tuple(SMALL)
+QUICK = ("attributes", "clip", "e4e", "generator", "hypereditor", "hyperstyle", "restyle_e4e")
+"""Stopped and gone on with in every test run, each a course of training of its own; the others run with the long ones."""
 EDITORS = {"hypereditor", "hairclip", "clip_adapter", "clip_remapper", "styleclip_global"}
 BOUND = {"e4e", "psp", "restyle_e4e", "restyle_psp", "w_encoder", "hyperstyle", *EDITORS}
 """Networks that are worth nothing with another generator."""
@@ -84,7 +86,7 @@ def test_it_ends_with_a_pack_that_holds_together(network: str, undisturbed: Undi
     assert all(torch.isfinite(value).all() for value in weights(output, network).values() if value.is_floating_point())
 
 
-@pytest.mark.parametrize("network", COMPARED)
+@pytest.mark.parametrize("network", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in COMPARED])
 def test_the_same_seed_ends_with_the_same_bits_though_stopped_at_every_look(network: str, undisturbed: Undisturbed, tmp_path: Path) -> None:
     expected, whole = undisturbed(network)
     torch.manual_seed(99)  # what was drawn before must not matter
