@@ -23,10 +23,11 @@ import jsonargparse
 from models.pack import Pack
 from models.pack_format import PackError, write_atomically
 from pipeline.backed import covered
-from pipeline.backends import check, speedup
+from pipeline.backends import speedup
 from pipeline.precision import kind_of
 from trt_engines.export import export, opset_of
 from trt_engines.graphs import BackendError, Graph, Runner
+from trt_engines.parity import check
 from trt_engines.runtime import load
 from trt_engines.tensorrt_api import load as load_tensorrt
 

@@ -134,7 +134,12 @@ class ModulatedConv(nn.Module):
         device = self.weight.device.type
         weight_OIkk = self._kernels()[0]
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_OIkk.dtype
-        # Channels last: an offset per channel pair then meets runs of I weights instead of the k * k of one pair.
+        # Channels last: an offset per channel pair then meets runs of channels instead of the k * k weights of one pair, and transposed
+        # convolutions, which take (I, O, k, k), need no copy.
+        if self.layer.upsample:
+            weight_IkkO = weight_OIkk.to(kind).permute(1, 2, 3, 0).contiguous()
+            offset_BIkkO = offset.to(kind).permute(0, 2, 3, 4, 1).contiguous()
+            return torch.addcmul(weight_IkkO, weight_IkkO, offset_BIkkO).permute(0, 4, 1, 2, 3)
         weight_OkkI = weight_OIkk.to(kind).permute(0, 2, 3, 1).contiguous()
         return torch.addcmul(weight_OkkI, weight_OkkI, offset.to(kind).permute(0, 1, 3, 4, 2)).permute(0, 1, 4, 2, 3)
 

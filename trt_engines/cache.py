@@ -1,7 +1,7 @@
 """Engines on disk: found again by everything that invalidates one, built by one process of a machine at a time, read only when unchanged.
 
 A plan is code that runs on the GPU, so the folder must belong to this user alone, and a plan whose sha256 is not the noted one is set
-aside. A build that failed is not tried again for a day. No TensorRT in here.
+aside. A build that failed, or whose engine failed its first test, is not tried again for a day. No TensorRT in here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ RETRY_AFTER_S = 24 * 3600.0
 LOCK, PLAN, SIDECAR, FAILED = "build.lock", "engine.plan", "engine.json", "failed.json"
 Build = Callable[[bytes, BuildSettings, Path], bytes]
 """Return the plan of an ONNX model, built with files in a folder; raises BackendError."""
+Test = Callable[[bytes], object]
+"""Try a plan that was just built; raises BackendError where it does not compute what it should."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,11 @@ class Around:
 
 
 class EngineCache:
-    """Keep engines in a folder; `build` makes one that is missing."""
+    """Keep engines in a folder; `build` makes one that is missing, and `test` tries it before anybody else may have it."""
 
-    def __init__(self, folder: Path | None = None, *, build: Build, around: Around) -> None:
+    def __init__(self, folder: Path | None = None, *, build: Build, test: Test, around: Around) -> None:
         self.folder = folder or cache_folder().parent / "engines"
-        self._build, self._around = build, around
+        self._build, self._test, self._around = build, test, around
 
     def engine(self, onnx: bytes, key: EngineKey) -> bytes:
         """Return the plan for a key, built here if need be. Raises BackendError where it cannot be, or could not be within a day."""
@@ -89,6 +91,7 @@ class EngineCache:
         start = time.time()
         try:
             plan = self._build(onnx, key.settings, work)
+            self._test(plan)
         except BackendError as error:
             write_atomically(place / FAILED, json.dumps({"reason": str(error), "at": time.time()}).encode())
             raise

@@ -6,6 +6,7 @@ Not yet run on TensorRT.
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from trt_engines.build import MIB, BuildSettings, build_in_child, profiles_for
 from trt_engines.cache import Around, Device, EngineCache, EngineKey
 from trt_engines.export import export
 from trt_engines.graphs import BackendError, Graph, Runner, Tensors
+from trt_engines.parity import check
 from trt_engines.tensorrt_api import CudaEngine, ExecutionContext, TensorRT, make_runtime, member
 from trt_engines.tensorrt_api import load as load_tensorrt
 
@@ -23,7 +25,10 @@ TYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, 
 
 
 def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
-    """Return a runner on an engine from the cache, built if need be. Raises BackendError with the reason where there can be none."""
+    """Return a runner on an engine from the cache, built and tried if need be.
+
+    Raises BackendError with the reason where there can be none.
+    """
     if device == "cpu":
         raise BackendError("TensorRT needs an NVIDIA GPU and --device is cpu; take --backend onnxruntime or eager on a CPU")
     trt = load_tensorrt()
@@ -33,16 +38,23 @@ def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
         tensorrt=trt.__version__, system=f"{platform.system()}-{platform.machine()}", onnx_sha256=exported.sha256, settings=settings,
         device=this_device(),
     )  # fmt: skip
-    cache = EngineCache(build=_build, around=Around(driver=_driver(), cuda=str(torch.version.cuda)))
-    plan = cache.engine(exported.data, key)
-    profiles = [profile.best for profile in settings.profiles]
-    try:
+
+    def runner_of(plan: bytes) -> Runner:
+        profiles = [profile.best for profile in settings.profiles]
         runner = EngineRunner(trt, read_engine(trt, plan, free_mib=_free_mib()), graph, profiles=profiles)
+        return Padded(runner, sizes=[profile.most for profile in settings.profiles])
+
+    def test(plan: bytes) -> None:
+        with suppress(NoRoomError):  # of this moment, which is nothing to remember for a day
+            check(graph, runner_of(plan), device=device, batch_size=batch_size)
+
+    cache = EngineCache(build=_build, test=test, around=Around(driver=_driver(), cuda=str(torch.version.cuda)))
+    plan = cache.engine(exported.data, key)
+    try:
+        return runner_of(plan)
     except UnreadableError as error:
         cache.set_aside(key, str(error))
-        again = cache.engine(exported.data, key)
-        runner = EngineRunner(trt, read_engine(trt, again, free_mib=_free_mib()), graph, profiles=profiles)
-    return Padded(runner, sizes=[profile.most for profile in settings.profiles])
+        return runner_of(cache.engine(exported.data, key))
 
 
 def settings_for(graph: Graph, *, batch_size: int) -> BuildSettings:
@@ -79,14 +91,18 @@ class UnreadableError(BackendError):
     """TensorRT does not take a plan."""
 
 
+class NoRoomError(BackendError):
+    """An engine needs more memory than is free."""
+
+
 def read_engine(trt: TensorRT, plan: bytes, *, free_mib: int) -> CudaEngine:
-    """Return the engine of a plan. Raises UnreadableError, or BackendError where it does not fit into the memory that is free."""
+    """Return the engine of a plan. Raises UnreadableError, or NoRoomError where it does not fit into the memory that is free."""
     engine = make_runtime(trt).deserialize_cuda_engine(plan)
     if engine is None:
         raise UnreadableError(f"TensorRT {trt.__version__} does not take this plan")
     needed_mib = engine.device_memory_size_v2 // MIB + 1
     if needed_mib > free_mib:
-        raise BackendError(
+        raise NoRoomError(
             f"this engine does not fit the device: it needs {needed_mib} MiB to run and {free_mib} MiB are free; lower --batch_size, free "
             "the GPU, or take --backend compile"
         )

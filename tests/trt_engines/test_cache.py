@@ -73,7 +73,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def cache_of(tmp_path: Path, log: Log) -> EngineCache:
-    return EngineCache(tmp_path / "engines", build=log, around=AROUND)
+    return EngineCache(tmp_path / "engines", build=log, test=len, around=AROUND)
 
 
 def test_an_engine_is_built_once_and_noted_with_what_it_is_for(tmp_path: Path, log: Log) -> None:
@@ -105,7 +105,7 @@ def _die(folder: Path) -> None:
     def build(onnx: bytes, settings: BuildSettings, place: Path) -> bytes:
         os._exit(9)
 
-    EngineCache(folder / "engines", build=build, around=AROUND).engine(b"onnx", KEY)
+    EngineCache(folder / "engines", build=build, test=len, around=AROUND).engine(b"onnx", KEY)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -130,7 +130,7 @@ def test_a_failed_build_is_not_tried_again_for_a_day(tmp_path: Path, log: Log) -
     def build(onnx: bytes, settings: BuildSettings, folder: Path) -> bytes:
         raise BackendError("could not find any implementation for node 7")
 
-    failing = EngineCache(tmp_path / "engines", build=build, around=AROUND)
+    failing = EngineCache(tmp_path / "engines", build=build, test=len, around=AROUND)
     with pytest.raises(BackendError, match="^could not find any implementation"):
         failing.engine(b"onnx", KEY)
     with pytest.raises(BackendError, match="failed 0 minutes ago and is not tried again for a day: could not find any.*remove /"):
@@ -139,6 +139,18 @@ def test_a_failed_build_is_not_tried_again_for_a_day(tmp_path: Path, log: Log) -
     marker = tmp_path / "engines" / KEY.digest() / FAILED
     marker.write_text(json.dumps({"reason": "old", "at": time.time() - 25 * 3600}))
     assert cache_of(tmp_path, log).engine(b"onnx", KEY) == b"plan 1" and not marker.exists()
+
+
+def test_an_engine_that_fails_its_first_test_is_kept_from_everybody_for_a_day(tmp_path: Path, log: Log) -> None:
+    def test(plan: bytes) -> None:
+        raise BackendError(f"{plan.decode()} differs from eager by 0.3")
+
+    with pytest.raises(BackendError, match="^plan 1 differs"):
+        EngineCache(tmp_path / "engines", build=log, test=test, around=AROUND).engine(b"onnx", KEY)
+    assert not (tmp_path / "engines" / KEY.digest() / PLAN).exists()
+    with pytest.raises(BackendError, match="failed 0 minutes ago and is not tried again for a day: plan 1 differs from eager by 0.3"):
+        cache_of(tmp_path, log).engine(b"onnx", KEY)
+    assert log.count == 1
 
 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, log: Log) -> None:

@@ -20,11 +20,12 @@ from models.hypereditor import HyperEditor
 from models.pack import Pack
 from models.perceptual import PerceptualDistance
 from models.stylegan2 import Generator
-from pipeline.backends import HALF_TOLERANCE, choose, load_checked
+from pipeline.backends import choose, load_checked
 from tests.trt_engines.conftest import GRAPHS, graphs_of
 from trt_engines.export import BFLOAT16_OPSET, OPSET, export
 from trt_engines.graphs import BackendError, Graph, generator_graph
 from trt_engines.half import Affine, with_affine_norms
+from trt_engines.parity import HALF_TOLERANCE
 
 SUPPORTED = json.loads((Path(__file__).parent / "data" / "supported_ops.json").read_text())["ops"]
 KINDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
