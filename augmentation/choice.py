@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from augmentation.edits import Edit
@@ -16,8 +17,11 @@ def weighted_order(edits: Iterable[Edit], labels: Mapping[str, bool], chance_of:
 
 
 def rank(edit: Edit, drawn: float) -> float:
-    """Return what decides who comes first when edits are drawn by their weights: the largest (Efraimidis and Spirakis 2006)."""
-    return drawn ** (1 / edit.weight)
+    """Return what decides who comes first when edits are drawn by their weights: the largest (Efraimidis and Spirakis 2006).
+
+    The logarithm of their key, since that itself is nought for every small weight.
+    """
+    return math.log(drawn) / edit.weight if drawn else -math.inf
 
 
 def shows(edit: Edit, labels: Mapping[str, bool]) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.config import EditConfig, TrackingConfig, fill_config
+from pipeline.config import ConfigError, EditConfig, TrackingConfig, fill_config
 
-NOT_HERE = ("instructions", "keep")
-"""Fields of an edit job that the recipe takes the place of."""
+NOT_HERE = {"instructions": "`instructions` and `edits`", "keep": "`originals` and `keep_rejected`"}
+"""Fields of an edit job, and what of the recipe takes their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class AugmentConfig(EditConfig):
 
 def parse_augment_config(argv: Sequence[str]) -> AugmentConfig:
     """Fill an AugmentConfig from flags and YAML. Raises ConfigError."""
+    for word in argv:
+        flag = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and flag in NOT_HERE:
+            raise ConfigError(f"--{flag}: not an option here: {NOT_HERE[flag]} of the recipe say it, the file that --recipe names")
     return fill_config(
         AugmentConfig,
         argv,

@@ -9,6 +9,7 @@ from augmentation.report import write_report
 from augmentation.rows import AUGMENTED, MORE
 from pipeline.croissant import MEANINGS, Layout, write_croissant
 from pipeline.dataset_card import CARD, card_template, size_category, title_of
+from pipeline.report_figures import counted
 from pipeline.storage import Storage
 
 DIFFERENT = {
@@ -58,5 +59,5 @@ def card(record: Mapping[str, object]) -> str:
         record=record, counts={name: counts.get(name, 0) for name in ("originals", "accepted", "rejected", "drawn", "quarantined")},
         samples=samples, pack=pack, title=title_of(record), about=about(record), recipe=augmentation["recipe"],
         yields=augmentation["yields"], targets=augmentation["targets"], size_category=size_category(samples),
-        licence=pack.get("licence") or "not recorded",
+        licence=pack.get("licence") or "not recorded", counted=counted,
     )  # fmt: skip

@@ -98,7 +98,8 @@ def _check_groups(recipe: Recipe, pack: PackInfo) -> None:
             group for group, share in recipe.balance.shares if share > 0 and sum(holds for name, holds in group.holds if name in both) > 1
         ]
         if wanted:
-            what = f"nobody shows {both[0]!r} and {both[1]!r} at once"
+            shown = [name for name, holds in wanted[0].holds if holds and name in both]
+            what = f"nobody shows {' and '.join(repr(name) for name in shown)} at once"
             raise RecipeError(
                 f"accepted.balance: impossible, {what}; balance one of them, or give the group {str(wanted[0])!r} a share of 0"
             )

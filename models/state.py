@@ -145,7 +145,8 @@ def _joined_offset(parts: Sequence[AnyOffset], sizes: Sequence[int]) -> AnyOffse
         and all(part.shared_OI is first.shared_OI for part in factorised)
         and len(factorised) == len(parts)
     ):
-        return replace(first, out_BO=torch.cat([p.out_BO for p in factorised]), in_BI=torch.cat([p.in_BI for p in factorised]))
+        outs, ins = ([getattr(p, side).expand(size, -1) for p, size in zip(factorised, sizes, strict=True)] for side in ("out_BO", "in_BI"))
+        return replace(first, out_BO=torch.cat(outs), in_BI=torch.cat(ins))
     if all(part is first for part in parts) and first.shape[0] == 1:
         return first
     return torch.cat([dense(part).expand(size, -1, -1, -1, -1) for part, size in zip(parts, sizes, strict=True)])

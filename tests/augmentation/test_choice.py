@@ -35,7 +35,7 @@ def assert_shares(counts: Mapping[str, int], shares: Mapping[str, float]) -> Non
         assert abs(counts[name] - total * share) <= tolerance, (name, counts[name], total * share)
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (0.05, 0.01, 0.04), (30.0, 10.0, 10.0)])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (0.05, 0.01, 0.04), (2e-5, 1e-5, 1e-5), (30.0, 10.0, 10.0)])
 def test_weights_are_honoured_over_many_samples(weights: tuple[float, float, float]) -> None:
     edits = [edit_of(one, weight=weight) for one, weight in zip((SMILE, GLASSES, HAT), weights, strict=True)]
     orders = [order(edits, f"sample {n}") for n in range(SAMPLES)]

@@ -99,8 +99,8 @@ def test_a_mistake_in_the_recipe_ends_with_2(tmp_path: Path, raw: Path, capsys: 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--instructions", "a.yaml"], "unknown option '--instructions"),
-        (["--keep", "original"], "unknown option '--keep"),
+        (["--instructions", "a.yaml"], "--instructions: not an option here: `instructions` and `edits` of the recipe say it"),
+        (["--keep=original"], "--keep: not an option here: `originals` and `keep_rejected` of the recipe say it"),
         (["--recipes", "a.yaml"], "unknown option '--recipes': did you mean --recipe?"),
     ],
 )

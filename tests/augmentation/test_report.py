@@ -211,7 +211,7 @@ def test_drawn_pictures_are_shown_and_counted_beside_the_others(tmp_path: Path) 
     text = written(tmp_path, recipe, shards, originals=1, accepted=1, drawn=1)
     assert "1 original, 1 edit kept of 1 tried, 1 drawn picture." in text and "samples in the dataset 3" in text
     assert "drawn of drawn-000000007" in section_of(tmp_path, "drawn") and "d8" not in section_of(tmp_path, "drawn")
-    assert "3: 1 originals (aligned), 1 edits, 1 drawn" in (tmp_path / "README.md").read_text()
+    assert "3: 1 original (aligned), 1 edit, 1 drawn" in (tmp_path / "README.md").read_text()
     assert "drew" in json.loads((tmp_path / "croissant.json").read_text())["description"]
 
 

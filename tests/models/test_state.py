@@ -160,6 +160,15 @@ def test_factorised_offsets_stay_so_where_they_have_the_same_matrix(shared: bool
     assert torch.allclose(dense(joined), torch.cat([first.dense(), second.dense()]))
 
 
+def test_factorised_offsets_of_a_whole_batch_join_those_of_single_pictures() -> None:
+    first, second = factorised(1, 1), factorised(2, 3)
+    second = replace(second, shared_OI=first.shared_OI)
+    parts = [GeneratorState(latents_BLD=torch.zeros(size, 10, 4), offsets={0: one}) for size, one in ((2, first), (3, second))]
+    joined = GeneratorState.joined(parts)
+    assert isinstance(joined.offsets[0], FactorisedOffset) and len(joined) == 5
+    assert torch.allclose(dense(joined.offsets[0]), torch.cat([first.dense(), first.dense(), second.dense()]))
+
+
 def test_an_offset_of_the_whole_batch_stays_one() -> None:
     one = offset(3, 1, 1)
     parts = [GeneratorState(latents_BLD=torch.zeros(n, 10, 4), offsets={2: one}) for n in (2, 3)]
