@@ -8,7 +8,8 @@ polynomial in s and u whose coefficients are products of small matrices. `models
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from models.modulated_conv import ModulatedConv
 from models.refinement import SeparableKernel
 from models.state import FactorisedOffset
 from models.stylegan2 import CLAMP, GAIN, Generator, StyledConv, ToRGB
+
+AFTER_THE_TRUNK = ("fc_gamma", "fc_beta", "hypernetworks")
+"""Parts of a HyperEditor that only its heads' graph has."""
 
 
 class _Styled(nn.Module):
@@ -222,7 +226,7 @@ class Trunk(nn.Module):
 
     def __init__(self, hypernetwork: HyperEditor) -> None:
         super().__init__()
-        self.hypernetwork = hypernetwork
+        self.hypernetwork = without(hypernetwork, AFTER_THE_TRUNK)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Return features (B, C, H/16, W/16)."""
@@ -234,13 +238,20 @@ class OffsetVectors(nn.Module):
 
     def __init__(self, hypernetwork: HyperEditor) -> None:
         super().__init__()
-        self.hypernetwork = hypernetwork
+        self.hypernetwork = without(hypernetwork, [name for name, _ in hypernetwork.named_children() if name not in AFTER_THE_TRUNK])
 
     def forward(self, seen_BCHW: Tensor, direction_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of all layers side by side in output order: (B, sum O) and (B, sum I)."""
         found = sorted(self.hypernetwork.factors_of(seen_BCHW, direction_BE).items())
         offsets = [offset for _, offset in found if isinstance(offset, FactorisedOffset)]
         return torch.cat([offset.out_BO for offset in offsets], dim=1), torch.cat([offset.in_BI for offset in offsets], dim=1)
+
+
+def without(network: HyperEditor, names: Collection[str]) -> HyperEditor:
+    """Return a network of the same weights without some parts, so that what copies or compiles a graph does not carry them along."""
+    part = copy.copy(network)
+    part._modules = {name: module for name, module in network._modules.items() if name not in names}
+    return part
 
 
 def offsets_of(shared: Mapping[int, Tensor], outs: Tensor, ins: Tensor) -> dict[int, FactorisedOffset]:

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from models.hypereditor import HyperEditor
+from models.pack import Pack
 from tests.models.small_pack import CONFIGS
 from tests.trt_engines.conftest import GRAPHS, toy
-from trt_engines.editing_generator import shared_offsets
+from trt_engines.editing_generator import OffsetVectors, Trunk, shared_offsets
 from trt_engines.export import export, trace
 from trt_engines.graphs import BackendError, Graph
 from trt_engines.onnx_runtime import load
@@ -49,6 +50,14 @@ def test_onnx_runtime_computes_what_torch_computes(graphs: Graphs, pack: str, na
         inputs = graph.example(batch, seed=batch)
         for found, expected in zip(run(*inputs), graph.plain(*inputs), strict=True):
             assert found.shape == expected.shape and relative(found, expected) < TOLERANCE
+
+
+def test_trunk_and_heads_share_no_weight_and_leave_the_hypernetwork_whole(packs: Mapping[str, Pack]) -> None:
+    net = packs["small"].network("hypereditor", HyperEditor)
+    whole = set(net.state_dict())
+    parts = [{name.removeprefix("hypernetwork.") for name in kind(net).state_dict()} for kind in (Trunk, OffsetVectors)]
+    assert set(net.state_dict()) == whole == parts[0] | parts[1] and not parts[0] & parts[1] and min(map(len, parts)) > 5
+    assert next(Trunk(net).parameters()) is next(net.parameters())
 
 
 @torch.no_grad()
