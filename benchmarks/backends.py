@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jsonargparse
 import torch
@@ -26,7 +27,7 @@ from pipeline.backend_names import COMPILED
 from pipeline.backends import CANDIDATES, WORTH, load_checked
 from pipeline.methods import lay_out
 from pipeline.precision import kind_of
-from pipeline.precision_names import FLOAT32, Precision
+from pipeline.precision_names import FLOAT32
 from trt_engines.graphs import BackendError, Graph, Runner, Tensors
 
 BEFORE_THE_GENERATOR = ("encoder", "trunk", "heads")
@@ -53,7 +54,7 @@ class Options:
     rounds: int = 9
     threads: int = 2
     device: str = "cpu"
-    precision: Precision = FLOAT32
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     pack: str = "packs/portraits64"
 
 

@@ -2,10 +2,11 @@
 
 python -m benchmarks.editing_step [--sizes '[64, 256]'] [--batches '[1, 4, 8]'] [--rounds 5] [--device cuda]
 
-`step_SIZE_xBATCH` is the released time over ours for heads and edited synthesis together, of medians of runs that take turns, with
-networks of the released shapes and random weights. `memory_256_x8` is our peak memory over theirs, each in a process of its own, above what
-the networks and inputs take; `heads_multiply_adds` counts theirs over ours. `whole_64_x16_4` is a whole edit with the pack's networks, from
-aligned pictures, four instructions each: theirs inverts and runs the trunk for every one; `edits_64_x16_4` the same from the inversion on.
+`step_SIZE_xBATCH` is the released time over ours for heads and edited synthesis together, of medians of runs that take turns, with networks
+of the released shapes and random weights. `memory_256_x8` is our peak memory over theirs, each in a process of its own, above what the
+networks and inputs take, `memory_gib_*` both in GiB; `heads_multiply_adds` counts theirs over ours. `whole_64_x16_4` is a whole edit with
+the pack's networks, from aligned pictures, four instructions each: theirs inverts and runs the trunk for every one; `edits_64_x16_4` the
+same from the inversion on.
 Prints JSON; exit code 1 beyond a floor of benchmarks/floors.yaml.
 """
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.factorised import grouped
+from benchmarks.factorised import as_released
 from benchmarks.measure import conclude, ratio, say
 from models.hypereditor import HyperEditor
 from models.instruction import Instruction
@@ -34,7 +35,7 @@ from models.refinement import SeparableKernel
 from models.resnet import SHRINK
 from models.state import AnyOffset
 from models.stylegan2 import Generator
-from pipeline.batch_probe import cuda_peak, resident_peak
+from pipeline.batch_probe import cuda_peak, give_back, resident_peak
 from pipeline.invert import invert
 
 TARGETS = ("a smiling face", "an old face", "a face with glasses", "a face with a hat")
@@ -87,7 +88,7 @@ class Step:
     @torch.no_grad()
     def theirs(self) -> Tensor:
         """Return the pictures by offsets multiplied out as by their definition, one grouped convolution per layer."""
-        with grouped():
+        with as_released():
             return self.generator.synthesis(self.latents_BLD, multiplied_out(self.net, self.features_BCHW))
 
 
@@ -134,6 +135,7 @@ def _peak(form: str, size: int, batch: int, device: str) -> int:
     if device != "cpu":
         run()  # what libraries take once is no part of a batch
         return max(1, cuda_peak(run) - torch.cuda.memory_allocated())
+    give_back()
     before = psutil.Process().memory_info().rss
     return max(1, resident_peak(run) - before)
 
@@ -162,7 +164,7 @@ def whole(pack: Pack, *, batch: int, rounds: int) -> dict[str, float]:
             generator(editor.edit(fresh, one))
 
     def theirs(inversion: Inversion | None) -> None:
-        with grouped():
+        with as_released():
             for text in texts:
                 one = inversion or invert(inverter, generator, aligned)
                 seen = net.seen(pooled(one.made_BCHW, net.input_size))
@@ -189,6 +191,7 @@ def measured(options: Options) -> dict[str, float]:
     for batch in options.batches:
         ours, theirs = (peak(form, 256, batch, device=options.device) for form in ("ours", "theirs"))
         found[f"memory_256_x{batch}"] = ours / theirs
+        found |= {f"memory_gib_256_x{batch}": ours / 2**30, f"memory_gib_256_x{batch}_released": theirs / 2**30}
     with torch.no_grad():
         found |= whole(Pack.load(options.pack, device=options.device), batch=16, rounds=options.rounds)
     return found
@@ -199,7 +202,7 @@ def main() -> int:
     options = jsonargparse.auto_cli(Options, as_positional=False)
     torch.set_num_threads(options.threads)
     found = measured(options)
-    memory = [name for name in found if name.startswith("memory")]
+    memory = [name for name in found if name.startswith("memory_256")]
     return conclude("editing_step", found, about={"device": options.device}, at_most=memory, judged=options.device == "cpu")
 
 

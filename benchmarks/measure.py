@@ -63,5 +63,6 @@ def conclude(
     floors: dict[str, float] = yaml.safe_load(FLOORS.read_text())[benchmark] if judged else {}
     wrong = missed(found, floors, at_most=at_most)
     rounded = {name: round(value, 3) for name, value in found.items()}
-    print(json.dumps({"benchmark": benchmark, **(about or {}), **rounded, "floors": floors, "missed": wrong}))
+    unmeasured = [name for name in floors if name not in found]
+    print(json.dumps({"benchmark": benchmark, **(about or {}), **rounded, "floors": floors, "unmeasured": unmeasured, "missed": wrong}))
     return 1 if wrong else 0

@@ -24,6 +24,7 @@ from models.pack import Pack
 from models.pack_format import PackError, write_atomically
 from pipeline.backed import covered
 from pipeline.backends import speedup
+from pipeline.precision import check as check_precision
 from pipeline.precision import kind_of
 from trt_engines.export import export, opset_of
 from trt_engines.graphs import BackendError, Graph, Runner
@@ -88,6 +89,7 @@ def write_graphs(graphs: tuple[Graph, ...], output: Path) -> dict[str, object]:
 def build(pack: Pack, options: Options) -> str:
     """Build, load and check the engines of the device's graphs; return TensorRT's version. Raises BackendError."""
     version = load_tensorrt().__version__
+    check_precision(options.precision, device="cuda")
     graphs = graphs_of(pack, options)
     runners: dict[str, Runner] = {graph.name: load(graph, device="cuda", batch_size=options.batch_size) for graph in graphs}
     for graph in graphs:

@@ -197,5 +197,11 @@ class ModulatedConv(nn.Module):
 
 
 def like(features_BCHW: Tensor, factor_BC: Tensor) -> Tensor:
-    """Return factors per channel (B, C, 1, 1) in the features' type: promoted to float32, half-precision features would be cast back."""
+    """Return factors per channel (B, C, 1, 1) in the features' type: promoted to float32, half-precision features would be cast back.
+
+    What float16 cannot hold becomes the largest that it can: a channel that an offset takes away would else be nought times infinity.
+    """
+    if features_BCHW.dtype == torch.float16:
+        most = torch.finfo(torch.float16).max
+        factor_BC = factor_BC.clamp(-most, most)
     return factor_BC[:, :, None, None].to(features_BCHW.dtype)

@@ -139,6 +139,8 @@ def compose_offsets(first: Offsets, second: Offsets) -> dict[int, AnyOffset]:
 
 def _joined_offset(parts: Sequence[AnyOffset], sizes: Sequence[int]) -> AnyOffset:
     first = parts[0]
+    if all(part is first for part in parts) and first.shape[0] == 1:
+        return first
     factorised = [part for part in parts if isinstance(part, FactorisedOffset)]
     if (
         isinstance(first, FactorisedOffset)
@@ -147,8 +149,6 @@ def _joined_offset(parts: Sequence[AnyOffset], sizes: Sequence[int]) -> AnyOffse
     ):
         outs, ins = ([getattr(p, side).expand(size, -1) for p, size in zip(factorised, sizes, strict=True)] for side in ("out_BO", "in_BI"))
         return replace(first, out_BO=torch.cat(outs), in_BI=torch.cat(ins))
-    if all(part is first for part in parts) and first.shape[0] == 1:
-        return first
     return torch.cat([dense(part).expand(size, -1, -1, -1, -1) for part, size in zip(parts, sizes, strict=True)])
 
 

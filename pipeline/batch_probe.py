@@ -60,11 +60,19 @@ def cuda_peak(run: Callable[[], object]) -> int:
     return int(torch.cuda.max_memory_allocated())
 
 
-def resident_peak(run: Callable[[], object]) -> int:
-    """Return the bytes of this process that are resident at most while something runs. Linux; elsewhere the peak since it began."""
+def give_back() -> None:
+    """Return to the system what the heap kept of freed memory, which would hide what a run takes."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc's: what its heap kept of freed memory would hide what a run takes
+    with suppress(OSError, AttributeError):  # glibc's
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_peak(run: Callable[[], object]) -> int:
+    """Return the bytes of this process that are resident at most while something runs. Linux; elsewhere the peak since it began.
+
+    The heap gives back first what it kept.
+    """
+    give_back()
     clear = Path("/proc/self/clear_refs")
     if clear.exists() and os.access(clear, os.W_OK):
         clear.write_text("5")  # the peak counts from here

@@ -64,8 +64,8 @@ class HalfEditor:
 
 
 def kind_of(precision: str) -> torch.dtype | None:
-    """Return the half precision of that name; None for float32."""
-    return HALVES.get(precision)
+    """Return the half precision of that name; None for float32. Raises KeyError for what is neither."""
+    return None if precision == FLOAT32 else HALVES[precision]
 
 
 def half_inverter(inverter: Inverter, kind: torch.dtype | None, *, device: str) -> Inverter:

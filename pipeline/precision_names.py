@@ -17,7 +17,7 @@ GRADIENT_EDITORS = (*TEXT_OPTIMISERS, "stylemc")
 def needs_float32(*, backend: str, inverter: str, editor: str | None) -> str | None:
     """Return why a run has to be in float32, if so."""
     if backend != AUTO and "onnxruntime" in per_graph(backend).values():
-        return "onnxruntime computes in float32 on CPUs; take --backend compile, or leave --precision out"
+        return "onnxruntime computes in float32 on CPUs; leave it out of --backend, or leave --precision out"
     for option, name, known in (("inverter", inverter, OPTIMISERS), ("editor", editor, GRADIENT_EDITORS)):
         if name in known:
             return f"--{option} {name} takes gradients through the generator; leave --precision out"

@@ -66,7 +66,7 @@ class Around:
 
 
 class EngineCache:
-    """Keep engines in a folder; `build` makes one that is missing, and `test` tries it before anybody else may have it."""
+    """Keep engines in a folder; `build` makes one that is missing, and `test` tries it, where it can, before anybody else may have it."""
 
     def __init__(self, folder: Path | None = None, *, build: Build, test: Test, around: Around) -> None:
         self.folder = folder or cache_folder().parent / "engines"
@@ -132,7 +132,8 @@ class EngineCache:
             return
         if 0 <= age_s < RETRY_AFTER_S:
             raise BackendError(
-                f"building this engine failed {age_s / 60:.0f} minutes ago and is not tried again for a day: {failed.get('reason')} "
+                f"building or trying this engine failed {age_s / 60:.0f} minutes ago and is not tried again for a day: "
+                f"{failed.get('reason')} "
                 f"(to try now, remove {place / FAILED})"
             )
 

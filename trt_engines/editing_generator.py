@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from models.hypereditor import HyperEditor
 from models.layers import EPSILON
-from models.modulated_conv import ModulatedConv
+from models.modulated_conv import ModulatedConv, like
 from models.refinement import SeparableKernel
 from models.state import FactorisedOffset
 from models.stylegan2 import CLAMP, GAIN, Generator, StyledConv, ToRGB
@@ -43,8 +43,7 @@ class _Styled(nn.Module):
         self.slot, self.kind = conv.layer.latent, kind
         self.register_buffer("style_weight", (linear.weight * (linear.scale * conv.scale)).T.contiguous())
         self.register_buffer("style_bias", linear.bias * (linear.lr_mul * conv.scale))
-        peak_O = conv.weight[0].abs().amax((1, 2, 3)).clamp_min(EPSILON) / conv.scale
-        self.register_buffer("peak", peak_O if kind is not None else torch.ones_like(peak_O))
+        self.register_buffer("peak", conv.half_peak.clone())
 
     def style(self, latents_BLD: Tensor) -> Tensor:
         """Return the style (B, I) of this convolution."""
@@ -63,7 +62,7 @@ class _Styled(nn.Module):
 
     def times(self, x_BCHW: Tensor, factor_BC: Tensor) -> Tensor:
         """Return features times a factor per channel, in the features' type."""
-        return x_BCHW * (factor_BC if self.kind is None else factor_BC.to(self.kind))[:, :, None, None]
+        return x_BCHW * like(x_BCHW, factor_BC)
 
     def scale(self, factor_BO: Tensor, peak_B1: Tensor | None) -> Tensor:
         """Return a factor (B, O) with what `stored` and `fitted` divided by multiplied in."""
@@ -99,14 +98,14 @@ class _Conv(_Styled):
         return F.conv_transpose2d(x_BIHW, kernel, stride=2) if self.up else F.conv2d(x_BIHW, kernel, padding=1)
 
     def demodulation(self, power_BO: Tensor, peak_B1: Tensor | None) -> Tensor:
-        """Return the factor (B, O) of a branch: one over the norm, the gain, and what scales half precision back."""
+        """Return the factor (B, O) of the convolution: one over the norm, the gain, and what scales half precision back."""
         return self.scale((power_BO + EPSILON).rsqrt() * GAIN, peak_B1)
 
-    def finish(self, y_BOHW: Tensor) -> Tensor:
-        """Blur where the picture grew, add noise and bias, and activate. Branches come demodulated: that commutes with the blur."""
-        if self.up:  # one blur, after all branches were added
+    def finish(self, y_BOHW: Tensor, factor_BO: Tensor) -> Tensor:
+        """Blur where the picture grew, demodulate, add noise and bias, and activate."""
+        if self.up:  # blur and demodulation commute: one blur, after all branches were added
             y_BOHW = F.conv2d(y_BOHW, self.blur, padding=1, groups=self.blur.shape[0])
-        out = F.leaky_relu(y_BOHW + self.shift, 0.2)
+        out = F.leaky_relu(self.times(y_BOHW, factor_BO) + self.shift, 0.2)
         return out if self.kind is None else out.clamp(-CLAMP, CLAMP)
 
     def forward(self, x_BIHW: Tensor, latents_BLD: Tensor) -> Tensor:
@@ -114,7 +113,7 @@ class _Conv(_Styled):
         style_BI = self.style(latents_BLD)
         fitted_BI, peak_B1 = self.fitted(style_BI)
         y = self.convolve(self.times(x_BIHW, fitted_BI), self.theta)
-        return self.finish(self.times(y, self.demodulation(style_BI.square() @ self.norms, peak_B1)))
+        return self.finish(y, self.demodulation(style_BI.square() @ self.norms, peak_B1))
 
 
 class _EditedConv(_Conv):
@@ -140,10 +139,15 @@ class _EditedConv(_Conv):
         outer_BO = strength_B1 * out_BO
         factor_BO = self.demodulation(self._power(style_BI.square(), strength_B1, outer_BO=outer_BO, in_BI=in_BI), peak_B1)
         x = self.times(x_BIHW, fitted_BI)
-        y = self.times(self.convolve(x, self.theta), factor_BO)
-        y = y + self.times(self.convolve(x, self.theta_shared), factor_BO * (strength_B1 * self.shared_peak))
-        varied_BO = factor_BO * (outer_BO if inner_peak_B1 is None else outer_BO * inner_peak_B1)
-        return self.finish(y + self.times(self.convolve(self.times(x, inner_BI), self.theta), varied_BO))
+        y, same = self.convolve(x, self.theta), self.convolve(x, self.theta_shared)
+        varied = self.convolve(self.times(x, inner_BI), self.theta)
+        same_BO = (strength_B1 * self.shared_peak).expand_as(outer_BO)
+        varied_BO = outer_BO if inner_peak_B1 is None else outer_BO * inner_peak_B1
+        if self.kind is not None:  # half precision adds branches of at most their own size: they may cancel, and are demodulated after it
+            largest_BO = torch.maximum(same_BO.abs(), varied_BO.abs()).clamp_min(1)
+            same_BO, varied_BO, factor_BO = same_BO / largest_BO, varied_BO / largest_BO, factor_BO * largest_BO
+            y = self.times(y, 1 / largest_BO)
+        return self.finish(y + self.times(same, same_BO) + self.times(varied, varied_BO), factor_BO)
 
     def _power(self, square_BI: Tensor, strength_B1: Tensor, *, outer_BO: Tensor, in_BI: Tensor) -> Tensor:
         once_BI = square_BI * in_BI

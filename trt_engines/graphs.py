@@ -18,10 +18,9 @@ from models.layers import sides
 from models.state import GeneratorState
 from models.stylegan2 import Generator
 from trt_engines.editing_generator import EditingGenerator, OffsetVectors, Trunk, offsets_of, shared_offsets
-from trt_engines.half import HalfNetwork, autocast
+from trt_engines.half import HalfNetwork, Tensors, autocast
 
 GraphName = Literal["encoder", "trunk", "heads", "generator"]
-Tensors = tuple[Tensor, ...]
 
 
 class BackendError(RuntimeError):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 Tensors = tuple[Tensor, ...]
+"""Inputs or outputs of a graph."""
 
 
 class HalfNetwork(nn.Module):

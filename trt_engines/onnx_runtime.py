@@ -25,7 +25,9 @@ def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
             "TensorRT of its own; take --backend tensorrt or compile on a GPU, or --device cpu"
         )
     if graph.kind is not None:
-        raise BackendError(f"onnxruntime computes in float32 on CPUs, and the {graph.name} is in {graph.kind}; take --backend compile")
+        raise BackendError(
+            f"onnxruntime computes in float32 on CPUs, and the {graph.name} is in {graph.kind}; take --backend compile or eager"
+        )
     return _Session(graph)
 
 

@@ -45,7 +45,7 @@ def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
         return Padded(runner, sizes=[profile.most for profile in settings.profiles])
 
     def test(plan: bytes) -> None:
-        with suppress(NoRoomError):  # of this moment, which is nothing to remember for a day
+        with suppress(NoRoomError, torch.OutOfMemoryError):  # of this moment, which is nothing to remember for a day
             check(graph, runner_of(plan), device=device, batch_size=batch_size)
 
     cache = EngineCache(build=_build, test=test, around=Around(driver=_driver(), cuda=str(torch.version.cuda)))
@@ -84,7 +84,9 @@ def _driver() -> str:
 
 
 def _free_mib() -> int:
-    return torch.cuda.mem_get_info()[0] // MIB
+    """Return what engines can have: what is free, and what torch's allocator, from which they take it, keeps for later."""
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return (torch.cuda.mem_get_info()[0] + kept) // MIB
 
 
 class UnreadableError(BackendError):
@@ -116,7 +118,7 @@ class EngineRunner:
         self._check(trt, engine, graph, profiles=len(profiles))
         context = engine.create_execution_context(member(trt.ExecutionContextAllocationStrategy, "USER_MANAGED"))
         if context is None:
-            raise BackendError(f"TensorRT {trt.__version__} makes no context of the {graph.name}'s engine: too little memory on the device")
+            raise NoRoomError(f"TensorRT {trt.__version__} makes no context of the {graph.name}'s engine: too little memory on the device")
         self._engine, self._context, self._graph = engine, context, graph
         self._profiles = profiles
         self._profile: int | None = None

@@ -10,12 +10,14 @@ import torch
 
 from benchmarks import gpu, measure
 from benchmarks.editing_step import Step, heads, multiplied_out, peak
-from benchmarks.factorised import always_factorised, grouped, layer
+from benchmarks.factorised import always_factorised, as_released, layer
 from benchmarks.roofline import PEAKS, Peak, counted, measured_peak, peak_of
 from models import modulated_conv, stylegan2
 from models.encoders import Encoder4Editing
 from models.hypereditor import HyperEditor
+from models.modulated_conv import ModulatedConv
 from models.stylegan2 import Generator
+from pipeline.precision import HALVES
 from trt_engines.graphs import BackendError, Graph, Runner
 
 CHANNELS = {4: 48, 8: 48, 16: 16, 32: 8, 64: 8}
@@ -31,12 +33,14 @@ def step() -> Step:
 
 
 def test_both_forms_make_the_same_pictures_and_leave_the_generator_as_it_was(step: Step) -> None:
-    before, cached = modulated_conv.convolve_looped, stylegan2.CACHED
+    before, cached = ModulatedConv.forward, stylegan2.CACHED
     ours, theirs = step.ours(), step.theirs()
-    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max() and modulated_conv.convolve_looped is before
-    with grouped():
-        assert modulated_conv.convolve_looped is modulated_conv.convolve_grouped and stylegan2.CACHED > 1 << 40
-    assert cached == stylegan2.CACHED
+    assert 0 < (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    plain = step.generator.synthesis(step.latents_BLD)
+    with as_released():
+        assert ModulatedConv.forward is not before and stylegan2.CACHED > 1 << 40
+        assert 0 < (step.generator.synthesis(step.latents_BLD) - plain).abs().max() < 1e-5 * plain.abs().max()
+    assert cached == stylegan2.CACHED and ModulatedConv.forward is before
     offsets = multiplied_out(step.net, step.features_BCHW)
     assert {index: tuple(offset.shape[:3]) for index, offset in offsets.items()} == {
         layer.index: (3, layer.out_channels, layer.in_channels) for layer in step.net.tuned
@@ -46,7 +50,8 @@ def test_both_forms_make_the_same_pictures_and_leave_the_generator_as_it_was(ste
 def test_single_convolutions_are_measured_in_every_form_and_settings_come_back() -> None:
     heavy = modulated_conv.HEAVY_KERNELS
     found = layer(8, batch=2, rounds=1)
-    assert set(found) == {"layer_8_x2", "up_8_x2", "dense_8_x2"} and all(value > 0 for value in found.values())
+    assert set(found) == {"layer_8_x2", "up_8_x2", "dense_layer_8_x2", "dense_up_8_x2"} and all(value > 0 for value in found.values())
+    assert set(layer(4, batch=1, rounds=1)) == {"layer_4_x1", "dense_layer_4_x1"}
     with always_factorised():
         assert modulated_conv.HEAVY_KERNELS == 0
     assert heavy == modulated_conv.HEAVY_KERNELS > 0
@@ -68,7 +73,9 @@ def test_work_is_counted_operation_by_operation() -> None:
 
 
 def test_devices_are_known_by_name() -> None:
-    assert peak_of("NVIDIA H200") is PEAKS["H200"] and peak_of("NVIDIA L40S") is PEAKS["L40S"] and peak_of("Quadro") is None
+    assert peak_of("NVIDIA H200") is PEAKS["H200"] and peak_of("NVIDIA L40S") is PEAKS["L40S"] and peak_of("Tesla T4") is PEAKS["T4"]
+    assert peak_of("NVIDIA A100-SXM4-40GB") is PEAKS["A100"] and peak_of("NVIDIA H100 80GB HBM3") is PEAKS["H100"]
+    assert [peak_of(name) for name in ("NVIDIA L40", "NVIDIA T400 4GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "Quadro")] == [None] * 5
 
 
 def test_without_a_gpu_the_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,8 +95,8 @@ def small_networks() -> gpu.Networks:
     )
 
 
-@pytest.mark.parametrize("kind", ["bf16", "fp16"])
-def test_the_gpu_benchmark_tries_out_on_a_cpu_every_stage_and_backend(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_gpu_benchmark_tries_out_on_a_cpu_every_stage_and_backend(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     def load(name: str, graph: Graph, *, device: str, batch_size: int) -> Runner:
         if graph.name == "heads":
             raise BackendError("--backend compile: no compiler")
@@ -99,8 +106,8 @@ def test_the_gpu_benchmark_tries_out_on_a_cpu_every_stage_and_backend(monkeypatc
     monkeypatch.setattr(gpu, "measured_peak", lambda device, kind: Peak(flops=1e12, bytes=1e10))
     monkeypatch.setattr(gpu, "speedup", lambda graph, runner, *, device, batch_size: 1.2 if graph.name == "trunk" else 0.9)
     networks = small_networks()
-    found, about = gpu.measured(networks, gpu.Options(size=64, batch=2, rounds=1, kind=kind, device="cpu"))  # type: ignore[arg-type]
-    assert networks.generator.kind == gpu.KINDS[kind] and about["peak"] == "measured" and about["peak_tflops"] == 1.0
+    found, about = gpu.measured(networks, gpu.Options(size=64, batch=2, rounds=1, precision=precision, device="cpu"))  # type: ignore[arg-type]
+    assert networks.generator.kind == HALVES[precision] and about["peak"] == "measured" and about["peak_tflops"] == 1.0
     stages = ("encoder", "first_picture", "hypernetwork", "edited_picture")
     assert {f"{figure}_{stage}" for figure in ("share", "issued", "roofline") for stage in stages} <= set(found)
     assert {"compile_encoder", "compile_trunk", "compile_generator"} <= set(found) and "compile_heads" not in found
@@ -137,7 +144,7 @@ def test_figures_are_held_against_floors_and_ceilings_and_only_where_they_were_m
     assert measure.conclude("speed", {"ratio": 1.6, "memory": 0.2}, at_most=["memory"], about={"device": "cpu"}) == 0
     assert json.loads(capsys.readouterr().out) == {
         "benchmark": "speed", "device": "cpu", "ratio": 1.6, "memory": 0.2, "floors": {"ratio": 1.5, "memory": 0.3, "other": 2},
-        "missed": [],
+        "unmeasured": ["other"], "missed": [],
     }  # fmt: skip
     assert measure.conclude("speed", {"ratio": 1.4, "memory": 0.4}, at_most=["memory"]) == 1
     assert json.loads(capsys.readouterr().out)["missed"] == ["ratio", "memory"]
@@ -146,14 +153,14 @@ def test_figures_are_held_against_floors_and_ceilings_and_only_where_they_were_m
 
 @pytest.mark.gpu
 def test_the_gpu_benchmark_measures_both_forms() -> None:
-    found, about = gpu.measured(gpu.Networks.released(256, device="cuda"), gpu.Options(size=256, batch=4, rounds=2))
+    found, about = gpu.measured(gpu.Networks.released(256, device="cuda"), gpu.Options(size=256, batch=4, rounds=2, compiled=False))
     assert found["speedup"] > 1 and found["images_per_s"] > 0 and about["device"]
 
 
 @pytest.mark.gpu
 @torch.no_grad()
 def test_the_other_benchmarks_run_on_a_gpu() -> None:
-    assert set(layer(8, batch=2, rounds=1, device="cuda")) == {"layer_8_x2", "up_8_x2", "dense_8_x2"}
+    assert set(layer(8, batch=2, rounds=1, device="cuda")) == {"layer_8_x2", "up_8_x2", "dense_layer_8_x2", "dense_up_8_x2"}
     step = Step.released(64, 2, device="cuda")
     assert (step.ours() - step.theirs()).abs().max() < 1e-2 * step.theirs().abs().max()
     assert 0 < peak("ours", 64, 2, device="cuda") < peak("theirs", 64, 2, device="cuda")

@@ -169,7 +169,7 @@ def test_factorised_offsets_of_a_whole_batch_join_those_of_single_pictures() -> 
     assert torch.allclose(dense(joined.offsets[0]), torch.cat([first.dense(), first.dense(), second.dense()]))
 
 
-def test_an_offset_of_the_whole_batch_stays_one() -> None:
-    one = offset(3, 1, 1)
+@pytest.mark.parametrize("one", [offset(3, 1, 1), factorised(1, 1)], ids=["dense", "factorised"])
+def test_an_offset_of_the_whole_batch_stays_one(one: AnyOffset) -> None:
     parts = [GeneratorState(latents_BLD=torch.zeros(n, 10, 4), offsets={2: one}) for n in (2, 3)]
     assert GeneratorState.joined(parts).offsets[2] is one

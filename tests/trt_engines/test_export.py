@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,12 @@ from models.hypereditor import HyperEditor
 from models.pack import Pack
 from tests.models.small_pack import CONFIGS
 from tests.trt_engines.conftest import GRAPHS, toy
+from tests.trt_engines.supported import assert_supported
 from trt_engines.editing_generator import OffsetVectors, Trunk, shared_offsets
 from trt_engines.export import export, trace
 from trt_engines.graphs import BackendError, Graph
 from trt_engines.onnx_runtime import load
 
-DATA = Path(__file__).parent / "data"
-SUPPORTED = json.loads((DATA / "supported_ops.json").read_text())["ops"]
 PACKS = ("small", "portraits64")
 TOLERANCE = 2e-5
 """Of the largest value: float32 sums in another order, through some twenty layers."""
@@ -76,23 +74,7 @@ def test_every_picture_of_a_batch_has_a_strength_of_its_own(graphs: Graphs, pack
 
 @every_graph
 def test_tensorrt_supports_every_operator(graphs: Graphs, pack: str, name: str) -> None:
-    found = model(graphs[pack][name])
-    used = {node.op_type for node in found.graph.node}
-    assert used and {entry.domain for entry in found.opset_import} == {""} and not found.functions
-    missing = {op for op in used if not SUPPORTED.get(op, {}).get("supported_in_lower_bound")}
-    assert not missing
-    # What the list restricts, for the operators with restrictions that these graphs use.
-    assert {op for op in used if SUPPORTED[op].get("restrictions")} <= {"MaxPool", "ReduceMean", "Resize", "Unsqueeze", "Squeeze"}
-    constants = {value.name for value in found.graph.initializer}
-    for node in found.graph.node:
-        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if node.op_type in ("ReduceMean", "Unsqueeze", "Squeeze"):
-            assert node.input[1] in constants
-        if node.op_type == "Resize":
-            assert (attributes["mode"], attributes["coordinate_transformation_mode"]) == (b"linear", b"align_corners")
-            assert not attributes.get("antialias") and attributes["keep_aspect_ratio_policy"] == b"stretch"
-        if node.op_type == "MaxPool":
-            assert len(node.output) == 1 and len(attributes["kernel_shape"]) == 2
+    assert_supported(model(graphs[pack][name]))
 
 
 @every_graph

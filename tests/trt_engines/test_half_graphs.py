@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,15 +17,17 @@ from onnx import TensorProto, numpy_helper
 from models.hypereditor import HyperEditor
 from models.pack import Pack
 from models.perceptual import PerceptualDistance
+from models.state import FactorisedOffset, dense
 from models.stylegan2 import Generator
 from pipeline.backends import choose, load_checked
 from tests.trt_engines.conftest import GRAPHS, graphs_of
+from tests.trt_engines.supported import SUPPORTED, assert_supported
+from trt_engines.editing_generator import EditingGenerator
 from trt_engines.export import BFLOAT16_OPSET, OPSET, export
 from trt_engines.graphs import BackendError, Graph, generator_graph
 from trt_engines.half import Affine, with_affine_norms
 from trt_engines.parity import HALF_TOLERANCE
 
-SUPPORTED = json.loads((Path(__file__).parent / "data" / "supported_ops.json").read_text())["ops"]
 KINDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PACKS = ("small", "portraits64")
 PSNR_DB = {"fp16": 65.0, "bf16": 48.0}
@@ -95,6 +95,30 @@ def test_extreme_latents_strengths_and_offsets_make_numbers(halves: Halves, kind
             assert torch.isfinite(graph.module(*given)).all()
 
 
+@torch.no_grad()
+@every_half
+@pytest.mark.parametrize(
+    ("left", "most"), [(0.0, None), (1e-3, None), (1e-2, {"fp16": 0.05, "bf16": 0.4}), (0.1, {"fp16": 0.02, "bf16": 0.08})]
+)
+def test_offsets_that_take_a_channel_away_make_numbers_in_graph_and_generator(
+    kind: str, left: float, most: Mapping[str, float] | None
+) -> None:
+    """The channel's norm is next to nothing and demodulation next to infinite: what branches were rounded by is magnified likewise."""
+    torch.manual_seed(0)
+    generator = Generator(8, 16, 1, channels={4: 64, 8: 64}).eval().requires_grad_(False)
+    shared = {layer.index: torch.zeros(64, 64) for layer in generator.layers if layer.kind == "conv"}
+    for constant in shared.values():
+        constant[:8] = left - 1
+    latents, strength, outs, ins = torch.randn(2, 4, 16), torch.ones(2, 1), torch.zeros(2, 3 * 64), torch.randn(2, 3 * 64)
+    reference = EditingGenerator(generator, shared)(latents, strength, outs, ins)
+    generator.halved(KINDS[kind])
+    offsets = {index: FactorisedOffset(out_BO=outs[:, :64], in_BI=ins[:, :64], shared_OI=constant) for index, constant in shared.items()}
+    graph = EditingGenerator(generator, shared, kind=KINDS[kind])(latents, strength, outs, ins)
+    for found in (graph, generator.synthesis(latents, offsets), generator.synthesis(latents, {i: dense(o) for i, o in offsets.items()})):
+        assert torch.isfinite(found).all()
+        assert most is None or apart(found, reference) < most[kind]
+
+
 @every_half
 @pytest.mark.parametrize("pack", ["small", pytest.param("portraits64", marks=pytest.mark.long)])
 @every_graph
@@ -107,10 +131,12 @@ def test_every_value_of_the_exported_graph_has_a_type_that_tensorrt_takes(halves
     assert {types[value.name] for value in (*found.graph.input, *found.graph.output)} == {TensorProto.FLOAT}
     for node in found.graph.node:
         spoken = {types[value] for value in (*node.input, *node.output) if value}
-        assert {ONNX[one] for one in spoken if one in ONNX} <= set(SUPPORTED[node.op_type]["types"]) | {"INT64"}, node.op_type
+        assert {ONNX[one] for one in spoken} <= set(SUPPORTED[node.op_type]["types"]) | {"INT64"}, node.op_type
         if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
-            # Only the enlarged colours of the generator stay in float32.
-            assert spoken == {half} or (node.op_type == "ConvTranspose" and name == "generator" and spoken == {TensorProto.FLOAT})
+            groups = {attribute.name: attribute.i for attribute in node.attribute}.get("group", 1)
+            enlarges_colours = node.op_type == "ConvTranspose" and groups == 3  # in float32
+            assert spoken == {TensorProto.FLOAT if enlarges_colours else half}
+    assert_supported(found)
     weights = [value for value in found.graph.initializer if len(value.dims) == 4]
     assert weights and sum(value.data_type == half for value in weights) > len(weights) / 2
 

@@ -20,19 +20,24 @@ from trt_engines.tensorrt_api import make_logger
 pytestmark = [pytest.mark.tensorrt, pytest.mark.timeout(1800)]
 
 
+every_kind = pytest.mark.parametrize("kind", [None, torch.float16, torch.bfloat16], ids=str)
+
+
 @pytest.mark.parametrize("pack", ["small", "portraits64"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_parser_takes_every_node(packs: Mapping[str, Pack], pack: str, name: str) -> None:
+@every_kind
+def test_the_parser_takes_every_node(packs: Mapping[str, Pack], pack: str, name: str, kind: torch.dtype | None) -> None:
     trt = load_tensorrt()
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = trt.Builder(make_logger(trt)).create_network(0 if typed is None else 1 << int(typed))  # type: ignore[attr-defined]
     parser = trt.OnnxParser(network, make_logger(trt))
-    assert parser.supports_model_v2(export(graphs_of(packs[pack])[name]).data)  # type: ignore[attr-defined]
+    assert parser.supports_model_v2(export(graphs_of(Pack.load(packs[pack].path), kind)[name]).data)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("pack", ["small", "portraits64"])
-def test_engines_compute_what_eager_computes(packs: Mapping[str, Pack], pack: str) -> None:
-    graphs = graphs_of(Pack.load(packs[pack].path, device="cuda"))
+@every_kind
+def test_engines_compute_what_eager_computes(packs: Mapping[str, Pack], pack: str, kind: torch.dtype | None) -> None:
+    graphs = graphs_of(Pack.load(packs[pack].path, device="cuda"), kind)
     assert set(choose("tensorrt", list(graphs.values()), device="cuda", batch_size=4).runners) == set(GRAPHS)
 
 
