@@ -22,10 +22,6 @@ FEW_STEPS: Mapping[str, tuple[str, ...]] = {
     "gani": ("--inverter_settings.steps", "6"),
 }
 
-QUICK = ("hyperstyle",)
-"""Run in every test run; the others run with the long ones."""
-INVERTERS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in inverter_names(read_info(PACK)[0])]
-
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +31,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("inverter", INVERTERS)
+@pytest.mark.long  # e4e runs in most tests of jobs, W projection in test_off_faces.py
+@pytest.mark.parametrize("inverter", inverter_names(read_info(PACK)[0]))
 def test_it_runs_end_to_end_and_resumes(inverter: str, raw: Path, joined: Mapping[str, str], tmp_path: Path) -> None:
     flags = ["--pack", str(PACK), "--inverter", inverter, "--keep", "inversion", "latents", *FEW_STEPS.get(inverter, ())]
     rows = resumed_equals_whole(raw, flags, tmp_path, env=joined)
