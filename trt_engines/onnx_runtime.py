@@ -26,7 +26,7 @@ def load(graph: Graph, *, device: str, batch_size: int) -> Runner:
         )
     if graph.kind is not None:
         raise BackendError(
-            f"onnxruntime computes in float32 on CPUs, and the {graph.name} is in {graph.kind}; take --backend compile or eager"
+            f"onnxruntime computes in float32 on CPUs, and graph {graph.name} is in {graph.kind}; take --backend compile or eager"
         )
     return _Session(graph)
 

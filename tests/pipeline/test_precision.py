@@ -129,7 +129,7 @@ def test_auto_for_all_takes_half_precision_the_batch_that_fits_and_no_backend_wi
     assert asked.open
     loaded = load_methods(pack, inverter="e4e", editor="hypereditor", device="cpu", running=asked, instructions=(SMILE,))
     assert loaded.running == Running(backend="eager", precision="bfloat16", batch_size=8) and not loaded.running.open
-    assert "onnxruntime computes in float32 on CPUs, and the encoder is in torch.bfloat16" in loaded.backend_notes[0]
+    assert "onnxruntime computes in float32 on CPUs, and graph encoder is in torch.bfloat16" in loaded.backend_notes[0]
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_generator_says_what_it_computes_in() -> None:
 
 def test_onnx_runtime_refuses_half_precision_with_a_reason(halves: Halves) -> None:
     with pytest.raises(
-        BackendError, match=r"^--backend onnxruntime: onnxruntime computes in float32 on CPUs, and the trunk is in torch.bf"
+        BackendError, match=r"^--backend onnxruntime: onnxruntime computes in float32 on CPUs, and graph trunk is in torch.bf"
     ):
         load_checked("onnxruntime", halves["small", "bf16"]["trunk"], device="cpu", batch_size=2)
 
