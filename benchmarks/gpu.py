@@ -37,6 +37,7 @@ from models.stylegan2 import Generator
 from pipeline.backends import WORTH, load_checked, speedup
 from pipeline.precision import HALVES
 from trt_engines.graphs import BackendError, Graph, Runner, encoder_graph, generator_graph, heads_graph, trunk_graph
+from trt_engines.half import autocast
 
 WARM_UP = 3
 
@@ -89,37 +90,31 @@ class Networks:
         net = self.net
         return encoder_graph(self.encoder, kind), trunk_graph(net, kind), heads_graph(net, kind), generator_graph(self.generator, net, kind)
 
+    def latents(self, image_BCHW: Tensor, kind: torch.dtype) -> Tensor:
+        """Return the encoder's latents (B, L, D) in half precision."""
+        return autocast(self.encoder, kind)(pooled(image_BCHW, self.encoder.input_size))[0]
+
+    def offsets(self, made_BCHW: Tensor, kind: torch.dtype) -> dict[int, AnyOffset]:
+        """Return the hypernetwork's factorised offsets for first pictures, in half precision."""
+        with torch.autocast(made_BCHW.device.type, kind):
+            return self.net.factors(pooled(made_BCHW, self.net.input_size), self.direction_1E)
+
     @torch.no_grad()
     def stages(self, image_BCHW: Tensor, kind: torch.dtype) -> dict[str, Callable[[], object]]:
         """Return our stages of an edit by name, each on what those before it made; the generator has to be halved."""
-        encoder, net, generator, device = self.encoder, self.net, self.generator, image_BCHW.device.type
-
-        def invert() -> Tensor:
-            with torch.autocast(device, kind):
-                return encoder(pooled(image_BCHW, encoder.input_size)).float()
-
-        latents = invert()
-        made = generator.synthesis(latents)
-
-        def offsets() -> dict[int, AnyOffset]:
-            with torch.autocast(device, kind):
-                return net.factors(pooled(made, net.input_size), self.direction_1E)
-
-        found = offsets()
+        latents = self.latents(image_BCHW, kind)
+        made = self.generator.synthesis(latents)
+        offsets = self.offsets(made, kind)
         return {
-            "encoder": invert, "first_picture": lambda: generator.synthesis(latents), "hypernetwork": offsets,
-            "edited_picture": lambda: generator.synthesis(latents, found),
+            "encoder": lambda: self.latents(image_BCHW, kind), "first_picture": lambda: self.generator.synthesis(latents),
+            "hypernetwork": lambda: self.offsets(made, kind), "edited_picture": lambda: self.generator.synthesis(latents, offsets),
         }  # fmt: skip
 
     @torch.no_grad()
     def ours(self, image_BCHW: Tensor, kind: torch.dtype) -> Tensor:
         """Return edited pictures in half precision with factorised offsets; the generator has to be halved."""
-        with torch.autocast(image_BCHW.device.type, kind):
-            latents = self.encoder(pooled(image_BCHW, self.encoder.input_size)).float()
-        made = self.generator.synthesis(latents)
-        with torch.autocast(image_BCHW.device.type, kind):
-            offsets = self.net.factors(pooled(made, self.net.input_size), self.direction_1E)
-        return self.generator.synthesis(latents, offsets)
+        latents = self.latents(image_BCHW, kind)
+        return self.generator.synthesis(latents, self.offsets(self.generator.synthesis(latents), kind))
 
     @torch.no_grad()
     def compiled(self, image_BCHW: Tensor, runners: Mapping[str, Runner]) -> Tensor:
@@ -139,8 +134,9 @@ class Networks:
             return self.generator.synthesis(latents, multiplied_out(self.net, seen))
 
 
+@torch.no_grad()
 def median_s(run: Callable[[], object], *, rounds: int) -> float:
-    """Return the median time of a run, warmed up three times."""
+    """Return the median time of a run without gradients, warmed up three times."""
     return statistics.median([seconds(run) for _ in range(WARM_UP + rounds)][WARM_UP:])
 
 
@@ -182,18 +178,12 @@ def eager_figures(networks: Networks, images: Tensor, peak: Peak, options: Optio
     work = counted(lambda: networks.ours(images, kind))
     found |= {"issued": work.flops / all_s / peak.flops, "roofline": work.bound_s(peak) / all_s}
     for name, stage in networks.stages(images, kind).items():
-        stage_s, work = without_gradients(stage, rounds=options.rounds), counted(stage)
+        stage_s, work = median_s(stage, rounds=options.rounds), counted(stage)
         found |= {
             f"share_{name}": stage_s / all_s, f"issued_{name}": work.flops / stage_s / peak.flops,
             f"roofline_{name}": work.bound_s(peak) / stage_s,
         }  # fmt: skip
     return found
-
-
-@torch.no_grad()
-def without_gradients(run: Callable[[], object], *, rounds: int) -> float:
-    """Return the median time of a run without gradients."""
-    return median_s(run, rounds=rounds)
 
 
 def compiled_figures(networks: Networks, images: Tensor, options: Options) -> dict[str, float]:

@@ -16,7 +16,6 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import jsonargparse
 
@@ -26,6 +25,7 @@ from pipeline.backed import covered
 from pipeline.backends import speedup
 from pipeline.precision import check as check_precision
 from pipeline.precision import kind_of
+from pipeline.precision_names import FLOAT32, Arithmetic
 from trt_engines.export import export, opset_of
 from trt_engines.graphs import BackendError, Graph, Runner
 from trt_engines.parity import check
@@ -53,7 +53,7 @@ class Options:
     batch_size: int = 16
     inverter: str = "e4e"
     editor: str = "hypereditor"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Arithmetic = FLOAT32
 
 
 def say(text: str) -> None:

@@ -14,12 +14,12 @@ from models.inverters import Inverter
 from models.pack import Pack
 from models.stylegan2 import Generator
 from pipeline.backed import on_backend
-from pipeline.backend_names import AUTO
+from pipeline.backend_names import AUTO, EAGER
 from pipeline.batch_probe import fitting_batch
 from pipeline.edit import edit
 from pipeline.invert import invert
 from pipeline.manifest import Method
-from pipeline.precision import best, check, half_editor, half_inverter, kind_of
+from pipeline.precision import best, check, kind_of
 from pipeline.precision_names import FLOAT32, Precision, needs_float32
 from pipeline.score import Scorer
 from pipeline.settings import Running
@@ -59,12 +59,11 @@ def load_methods(
     inverting, editing = pack.inverter(inverter, inverter_settings), pack.editor(editor, editor_settings) if editor is not None else None
     for method in (inverting, editing):
         lay_out(method)
-    kind = kind_of(precision)
-    pack.generator().halved(kind)
+    pack.generator().halved(kind_of(precision))
     batch_size = running.batch_size
     if batch_size == AUTO:
-        half = half_inverter(inverting, kind, device=device), half_editor(editing, kind, device=device)
-        batch_size = _fitting(pack, *half, scorer, instructions=instructions, device=device, part=part)
+        eager = on_backend(inverting, editing, pack.generator(), wanted=EAGER, device=device, batch_size=1)
+        batch_size = _fitting(pack, eager.inverter, eager.editor, scorer, instructions=instructions, device=device, part=part)
     run = on_backend(inverting, editing, pack.generator(), wanted=running.backend, device=device, batch_size=int(batch_size))
     names = Method(inverter=inverter, editor=editor or "", backend=run.backend if precision == FLOAT32 else f"{run.backend} {precision}")
     return Methods(

@@ -8,8 +8,9 @@ from models.editor_names import TEXT_OPTIMISERS
 from models.inverter_names import OPTIMISERS
 from pipeline.backend_names import AUTO, per_graph
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-FLOAT32: Precision = "float32"
+Arithmetic = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["auto", Arithmetic]
+FLOAT32: Arithmetic = "float32"
 GRADIENT_EDITORS = (*TEXT_OPTIMISERS, "stylemc")
 """Editors that take gradients through the generator."""
 

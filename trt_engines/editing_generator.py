@@ -30,7 +30,7 @@ class _Styled(nn.Module):
     """What all convolutions share: the style of a latent slot, scaled as the convolution wants it, and kernels in the convolution's type.
 
     In half precision (`kind`) kernels are stored with at most 1 / sqrt(fan-in) per output channel and styles divided to at most 1 per
-    picture; `scale` returns what a caller multiplies in for both, in float32, where its factors are.
+    picture; what is made of both has to be multiplied by `peak` and by what `fitted` returns, in float32.
     """
 
     style_weight: Tensor
@@ -64,10 +64,6 @@ class _Styled(nn.Module):
         """Return features times a factor per channel, in the features' type."""
         return x_BCHW * like(x_BCHW, factor_BC)
 
-    def scale(self, factor_BO: Tensor, peak_B1: Tensor | None) -> Tensor:
-        """Return a factor (B, O) with what `stored` and `fitted` divided by multiplied in."""
-        return factor_BO if peak_B1 is None else factor_BO * (peak_B1 * self.peak)
-
 
 class _Conv(_Styled):
     """A demodulated convolution with noise, bias and leaky ReLU, and no offset."""
@@ -99,7 +95,8 @@ class _Conv(_Styled):
 
     def demodulation(self, power_BO: Tensor, peak_B1: Tensor | None) -> Tensor:
         """Return the factor (B, O) of the convolution: one over the norm, the gain, and what scales half precision back."""
-        return self.scale((power_BO + EPSILON).rsqrt() * GAIN, peak_B1)
+        factor_BO = (power_BO + EPSILON).rsqrt() * GAIN
+        return factor_BO if peak_B1 is None else factor_BO * (peak_B1 * self.peak)
 
     def finish(self, y_BOHW: Tensor, factor_BO: Tensor) -> Tensor:
         """Blur where the picture grew, demodulate, add noise and bias, and activate."""
@@ -185,14 +182,15 @@ class _Colour(_Styled):
 class EditingGenerator(nn.Module):
     """Render latents under the offsets of a HyperEditor, at any strength.
 
-    `shared` are the constant parts of the offsets by output index, as `shared_offsets` returns them; `kind` is the half precision that
-    convolutions run in, None for float32. The weights are copies: they do not follow the networks that they were taken from.
+    `shared` are the constant parts of the offsets by output index, as `shared_offsets` returns them. The weights are copies, in the
+    generator's precision: they do not follow the networks that they were taken from.
     """
 
     start: Tensor
 
-    def __init__(self, generator: Generator, shared: Mapping[int, Tensor], *, kind: torch.dtype | None = None) -> None:
+    def __init__(self, generator: Generator, shared: Mapping[int, Tensor]) -> None:
         super().__init__()
+        kind = generator.kind
         with torch.no_grad():
             self.register_buffer("start", generator.input.input.to(kind or generator.input.input.dtype, copy=True))
             styled, colours = iter((generator.conv1, *generator.convs)), iter((generator.to_rgb1, *generator.to_rgbs))

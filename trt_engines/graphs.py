@@ -115,7 +115,7 @@ def generator_graph(generator: Generator, hypernetwork: HyperEditor, kind: torch
     if kind != generator.kind:
         raise ValueError(f"the generator computes in {generator.kind or torch.float32}, its graph should in {kind or torch.float32}")
     shared = shared_offsets(hypernetwork)
-    module = EditingGenerator(generator, shared, kind=kind)
+    module = EditingGenerator(generator, shared)
 
     def plain(latents_BLD: Tensor, strength_B1: Tensor, outs: Tensor, ins: Tensor) -> Tensors:
         strength = float(strength_B1[0])  # a state has one constant part for all of its pictures

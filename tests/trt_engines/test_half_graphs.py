@@ -113,7 +113,7 @@ def test_offsets_that_take_a_channel_away_make_numbers_in_graph_and_generator(
     reference = EditingGenerator(generator, shared)(latents, strength, outs, ins)
     generator.halved(KINDS[kind])
     offsets = {index: FactorisedOffset(out_BO=outs[:, :64], in_BI=ins[:, :64], shared_OI=constant) for index, constant in shared.items()}
-    graph = EditingGenerator(generator, shared, kind=KINDS[kind])(latents, strength, outs, ins)
+    graph = EditingGenerator(generator, shared)(latents, strength, outs, ins)
     for found in (graph, generator.synthesis(latents, offsets), generator.synthesis(latents, {i: dense(o) for i, o in offsets.items()})):
         assert torch.isfinite(found).all()
         assert most is None or apart(found, reference) < most[kind]
